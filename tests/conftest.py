@@ -1,0 +1,35 @@
+"""What every test may use: one embedded cluster for the whole session, and a namespace of its own for each test."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from e2e.local import Cluster
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CRD_MANIFEST = REPOSITORY / "crds" / "cra.dev_cratrainingjobs.yaml"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator["Cluster"]:
+    """A running embedded cluster with the CRATrainingJob CRD established."""
+    from e2e.local import Cluster
+
+    with Cluster.start(f"test-{os.getpid()}") as running:
+        running.kubectl("apply", "--server-side", "-f", str(CRD_MANIFEST))
+        running.kubectl("wait", "--for=condition=Established", "crd/cratrainingjobs.cra.dev", "--timeout=30s")
+        yield running
+
+
+@pytest.fixture
+def namespace(cluster: "Cluster") -> Iterator[str]:
+    """The name of a fresh namespace; deleted in the background after the test."""
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
