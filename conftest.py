@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from e2e.local import Cluster
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent
 CRD_MANIFEST = REPOSITORY / "crds" / "cra.dev_cratrainingjobs.yaml"
 
 
