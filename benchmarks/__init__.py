@@ -1,0 +1,1 @@
+"""One module per claim: measures both sides in one run, prints a table, then one JSON line."""

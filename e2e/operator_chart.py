@@ -1,0 +1,34 @@
+"""Install the operator's chart into a cluster by Helm, as a user would. Works on anything that has `.helm` and `.kubectl`."""
+
+from pathlib import Path
+from typing import Protocol
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CHART = REPOSITORY / "charts" / "cra-operator"
+NAMESPACE = "cra-system"
+PROMETHEUS_URL = "http://prometheus.monitoring.svc:9090"
+
+
+class Target(Protocol):
+    """A cluster reached by Helm and kubectl; both raise when the command fails."""
+
+    def kubectl(self, *arguments: str) -> str:
+        """Run kubectl and return what it printed."""
+
+    def helm(self, *arguments: str) -> str:
+        """Run helm and return what it printed."""
+
+
+def install(target: Target, *settings: str) -> None:
+    """Install or upgrade the operator and wait until it is available.
+
+    Args:
+        target: where to install.
+        settings: further Helm values as `key=value`.
+    """
+    values = [f"prometheus.url={PROMETHEUS_URL}", "observe.intervalSeconds=2", *settings]
+    options = [part for value in values for part in ("--set", value)]
+    target.helm(
+        "upgrade", "--install", "cra-operator", str(CHART), "--namespace", NAMESPACE, "--create-namespace",
+        "--wait", "--timeout", "120s", *options,
+    )  # fmt: skip
