@@ -1,4 +1,4 @@
-"""What every test may use: one embedded cluster for the whole session, and a namespace of its own for each test."""
+"""What every test may use: one embedded cluster for the session, and a namespace of its own for each test."""
 
 import os
 import uuid

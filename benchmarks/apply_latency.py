@@ -1,7 +1,8 @@
-"""How long after `kubectl apply` does a job's first pod exist? 50 jobs at once, real control plane, operator from its chart.
+"""How long after `kubectl apply` does a job's first pod exist? 50 jobs at once, the operator from its chart.
 
-Each job's clock starts when its create request is sent and stops when a watch on pods delivers its first pod, so the API server's and
-the watch's own time are included. The pods run a process that only waits: the figure is the operator's, not the trainer's start-up.
+Each job's clock starts when its create request is sent and stops when a watch on pods delivers its first pod,
+so the API server's and the watch's own time are included. The pods run a process that only waits: the figure
+is the operator's, not the trainer's start-up.
 
     make bench NAME=apply_latency
 """
@@ -13,10 +14,11 @@ import time
 from importlib.metadata import version
 from typing import Any
 
+from kubernetes import client, config
+
 from benchmarks.report import describe_machine, print_figures, print_table
 from e2e import operator_chart
 from e2e.local import Cluster, NodeSpec
-from kubernetes import client, config
 
 JOBS = 50
 DEADLINE_SECONDS = 120.0
@@ -41,7 +43,9 @@ class FirstPods(threading.Thread):
         self.seen: dict[str, float] = {}
         self.complete = threading.Event()
         self._expected = expected
-        self._stream = api.list_namespaced_pod("default", watch=True, label_selector="cra.dev/job", _preload_content=False)
+        self._stream = api.list_namespaced_pod(
+            "default", watch=True, label_selector="cra.dev/job", _preload_content=False
+        )
 
     def run(self) -> None:
         buffer = b""
@@ -66,7 +70,9 @@ def measure(cluster: Cluster) -> dict[str, float]:
     for number in range(JOBS):
         name = f"job-{number:02d}"
         sent[name] = time.monotonic()
-        jobs.create_namespaced_custom_object("cra.dev", "v1alpha1", "default", "cratrainingjobs", job_manifest(name))
+        jobs.create_namespaced_custom_object(
+            "cra.dev", "v1alpha1", "default", "cratrainingjobs", job_manifest(name)
+        )
     if not watcher.complete.wait(DEADLINE_SECONDS):
         raise SystemExit(f"only {len(watcher.seen)} of {JOBS} jobs had a pod after {DEADLINE_SECONDS:.0f} s")
     return {name: watcher.seen[name] - sent[name] for name in sent}
@@ -83,7 +89,10 @@ def main() -> None:
         ["jobs", "median s", "p95 s", "max s", "bar s"],
         [[str(JOBS), f"{statistics.median(latencies):.3f}", f"{p95:.3f}", f"{latencies[-1]:.3f}", "1.000"]],
     )
-    print_figures("apply_latency", {"first_pod_p95_seconds": p95, "first_pod_median_seconds": statistics.median(latencies)})
+    print_figures(
+        "apply_latency",
+        {"first_pod_p95_seconds": p95, "first_pod_median_seconds": statistics.median(latencies)},
+    )
 
 
 if __name__ == "__main__":

@@ -4,14 +4,18 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 
 def describe_machine(**versions: str) -> str:
     """Return one line that names the machine and the given versions."""
     model = next(
-        (line.split(":", 1)[1].strip() for line in _cpu_information() if line.startswith("model name")), platform.machine()
+        (line.split(":", 1)[1].strip() for line in _cpu_information() if line.startswith("model name")),
+        platform.machine(),
     )
-    named = ", ".join(f"{name} {version}" for name, version in {"python": platform.python_version(), **versions}.items())
+    named = ", ".join(
+        f"{name} {version}" for name, version in {"python": platform.python_version(), **versions}.items()
+    )
     return f"{os.cpu_count()} x {model}; {platform.system()} {platform.release()}; {named}"
 
 
@@ -29,8 +33,5 @@ def print_figures(benchmark: str, figures: Mapping[str, float]) -> None:
 
 
 def _cpu_information() -> list[str]:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return file.read().splitlines()
-    except OSError:
-        return []
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []

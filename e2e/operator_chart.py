@@ -1,4 +1,4 @@
-"""Install the operator's chart into a cluster by Helm, as a user would. Works on anything that has `.helm` and `.kubectl`."""
+"""Install the operator's chart into a cluster by Helm, as a user would."""
 
 from pathlib import Path
 from typing import Protocol

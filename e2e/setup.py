@@ -1,7 +1,8 @@
-"""Make this checkout ready to run: Python packages into `.venv`, the control plane's programs into the user's cache.
+"""Make this checkout ready to run: Python packages into `.venv`, the control plane's programs into the cache.
 
-Both are long on a bare machine (packages a few minutes, programs about ten on two cores), so they go side by side, each
-only when something is missing, and each says how far it is. Standard library only: nothing is installed yet when this runs.
+Both are long on a bare machine (packages a few minutes, programs about ten on two cores), so they go side by
+side, each only when something is missing, and each says how far it is. Standard library only: nothing is
+installed yet when this runs.
 """
 
 import hashlib
@@ -32,7 +33,10 @@ def install_packages(venv: Path) -> str:
     if stamp.exists() and stamp.read_text() == wanted:
         return "up to date"
     if not (venv / "bin" / "python").exists():
-        _checked([sys.executable, "-m", "venv", str(venv)], hint="install Python's venv module (Debian: python3-venv)")
+        _checked(
+            [sys.executable, "-m", "venv", str(venv)],
+            hint="install Python's venv module (Debian: python3-venv)",
+        )
     _checked(
         [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
          "--constraint", str(CONSTRAINTS), "--editable", f"{REPOSITORY}[dev]"],
@@ -47,7 +51,9 @@ class SetupError(Exception):
 
 
 def _checked(command: list[str], *, hint: str) -> None:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL
+    )
     if done.returncode != 0:
         tail = "\n".join(done.stdout.splitlines()[-12:])
         raise SetupError(f"{' '.join(command[:4])} … failed ({hint}):\n{tail}")
@@ -78,7 +84,10 @@ class _Packages(threading.Thread):
     def _report(started: float, done: threading.Event) -> None:
         while not done.wait(REPORT_EVERY_SECONDS):
             elapsed = time.monotonic() - started
-            print(f"[{elapsed:4.0f} s] Python packages: installing (torch is the largest; 2 to 4 min)", flush=True)
+            print(
+                f"[{elapsed:4.0f} s] Python packages: installing (torch is the largest; 2 to 4 min)",
+                flush=True,
+            )
 
 
 def main() -> int:

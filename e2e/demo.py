@@ -1,0 +1,138 @@
+"""`make demo`: from nothing to a trained model on a real control plane, and what came of it.
+
+Starts an embedded cluster (or uses the one of `--kubeconfig`), installs the chart by Helm, applies a job, shows
+what `kubectl get crj -w` prints until the job is finished, then the result. The exit status is 0 only when the
+job succeeded. The cluster goes with this process unless `--keep` is given.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from e2e import operator_chart
+from e2e.local import Cluster
+from e2e.reach import Reach
+
+EXAMPLE = Path("examples/digits-cnn.yaml")
+CLUSTER_NAME = "cra"
+
+
+def main() -> int:
+    """Run the demo; returns the exit status."""
+    options = _options()
+    started = time.monotonic()
+    try:
+        with _target(options) as reach:
+            _say(started, "installing the operator's chart by Helm")
+            operator_chart.install(reach)
+            if options.no_job:
+                _say(started, "the operator runs")
+                print(_how_to_look_around(reach, kept=True))
+                return 0
+            job = run_job(reach, options.job, started)
+            print(describe_result(job))
+            print(_how_to_look_around(reach, kept=options.keep))
+    except KeyboardInterrupt:
+        print("interrupted: the cluster is taken down", file=sys.stderr)
+        return 130
+    succeeded = bool(job["status"]["phase"] == "Succeeded")
+    _say(
+        started,
+        "the job succeeded" if succeeded else f"the job did not succeed: {job['status'].get('message')}",
+    )
+    return 0 if succeeded else 1
+
+
+def run_job(reach: Reach, manifest: Path, started: float) -> dict[str, Any]:
+    """Apply the job and follow it on the terminal until it is finished; returns the finished object."""
+    name = next(document["metadata"]["name"] for document in yaml.safe_load_all(manifest.read_text()))
+    _say(started, f"kubectl apply -f {manifest}; kubectl get crj {name} -w")
+    print(reach.kubectl("apply", "-f", str(manifest)), end="", flush=True)
+    table = subprocess.Popen([*reach.kubectl_command, "get", "crj", name, "-w"])
+    try:
+        reach.wait_finished(name)
+        # The watch prints the last change a moment after the wait has seen it.
+        table.wait(timeout=1.0)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        table.terminate()
+        table.wait()
+    return dict(json.loads(reach.kubectl("get", "crj", name, "-o", "json")))
+
+
+def describe_result(job: dict[str, Any]) -> str:
+    """Render what the job came to: metrics, speed, and each rank's share with its weight and performance."""
+    status = job["status"]
+    result = status.get("result", {})
+    lines = ["", f"{job['metadata']['name']}: {status['display']['phase']}. {status.get('message', '')}"]
+    if metrics := result.get("metrics"):
+        lines.append("  " + ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items())))
+    if "samplesPerSecond" in result:
+        lines.append(
+            f"  {result['samplesPerSecond']:.0f} samples/s over {result['steps']} steps"
+            f" in {result['seconds']:.1f} s; {status.get('gpuSeconds', 0):.0f} GPU-seconds"
+        )
+    workers = {worker["rank"]: worker for worker in status.get("workers", [])}
+    if ranks := result.get("ranks"):
+        lines += ["", "  RANK  SHARE   WEIGHT  PERFORMANCE  SAMPLES/S  GPU TYPE         NODE"]
+    for rank in ranks or []:
+        worker = workers.get(rank["rank"], {})
+        lines.append(
+            f"  {rank['rank']:<4}  {rank['share']:6.1%}  {rank['weight']:.4f}  {rank['performance']:<11.4f}"
+            f"  {rank['samplesPerSecond']:<9.0f}  {worker.get('gpuType', '-'):<15}  {worker.get('node', '-')}"
+        )
+    return "\n".join(lines)
+
+
+def _how_to_look_around(reach: Reach, *, kept: bool) -> str:
+    command = " ".join(reach.kubectl_command)
+    lines = ["", f"logs of every component: {reach.logs}"] if reach.logs else [""]
+    if kept:
+        lines += [
+            f"look around:  {command} get crj,pods,nodes",
+            f"              {command} describe crj",
+            "take it down: make cluster-down",
+        ]
+    else:
+        lines += [
+            "to look around: make cluster-up, then kubectl --kubeconfig PATH apply -f examples/digits-cnn.yaml"
+        ]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _target(options: argparse.Namespace) -> Iterator[Reach]:
+    if options.kubeconfig:
+        yield Reach.from_path(options.kubeconfig)
+    elif options.keep:
+        yield Reach.of(Cluster.up(CLUSTER_NAME))
+    else:
+        with Cluster.start("demo") as cluster:
+            yield Reach.of(cluster)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m e2e.demo", description=__doc__)
+    parser.add_argument("--job", type=Path, default=EXAMPLE, help="manifest to apply (default: %(default)s)")
+    parser.add_argument("--no-job", action="store_true", help="only bring up the cluster with the operator")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--keep", action="store_true", help="leave the cluster running")
+    where.add_argument("--kubeconfig", type=Path, help="use this cluster, with helm and kubectl from PATH")
+    return parser.parse_args()
+
+
+def _say(started: float, what: str) -> None:
+    print(f"[{time.monotonic() - started:4.0f} s] {what}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
