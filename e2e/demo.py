@@ -1,8 +1,8 @@
 """`make demo`: from nothing to a trained model on a real control plane, and what came of it.
 
-Starts an embedded cluster (or uses the one of `--kubeconfig`), installs the chart by Helm, applies a job, shows
-what `kubectl get crj -w` prints until the job is finished, then the result. The exit status is 0 only when the
-job succeeded. The cluster goes with this process unless `--keep` is given.
+Starts an embedded cluster (or uses the one of `--kubeconfig`), installs the chart by Helm, applies a job,
+shows what `kubectl get crj -w` prints until the job is finished, then the result. The exit status is 0 only
+when the job succeeded. The cluster goes with this process unless `--keep` is given.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def _how_to_look_around(reach: Reach, *, kept: bool) -> str:
         ]
     else:
         lines += [
-            "to look around: make cluster-up, then kubectl --kubeconfig PATH apply -f examples/digits-cnn.yaml"
+            "to look around: make cluster-up, and kubectl apply -f examples/digits-cnn.yaml as it says"
         ]
     return "\n".join(lines)
 
