@@ -1,6 +1,6 @@
 """What the launcher tells the node agent: one JSON file in camelCase, one frozen dataclass here.
 
-`AgentConfig.dump` and `AgentConfig.load` are each other's inverse. Fields with a default may be left out of the file.
+`AgentConfig.dump` and `AgentConfig.load` are each other's inverse. Fields with a default may be left out.
 """
 
 import dataclasses
@@ -72,7 +72,6 @@ class AgentConfig:
     gpu_types: Mapping[str, GpuType]
     images: Mapping[str, ImageConfig]
     """By repository, without tag or digest; any other image fails to be pulled."""
-    # One line each, so that the addresses of the embedded cluster can be read in one place.
     pod_cidr: str = "10.244.0.0/16"
     gateway: str = "10.244.0.1"
     bridge: str = "cra0"
@@ -125,7 +124,7 @@ def _encode(value: Any) -> Any:
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise ConfigError(f"{where} must be an object")
         fields = {_camel(f.name): f for f in dataclasses.fields(kind)}
