@@ -12,7 +12,8 @@ interpreter and the checkout may live beneath the host's `/tmp`) are bound back 
 them.
 """
 
-# ruff: noqa: PTH - paths of another root, never opened here
+# Paths of another root, never opened here.
+# ruff: noqa: PTH112, PTH114, PTH115, PTH208
 
 import dataclasses
 import os

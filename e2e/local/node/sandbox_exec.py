@@ -9,14 +9,15 @@ if any.
 
 An order with `root` builds a container:
     `namespaces`: descriptors to enter; `groups`: `cgroup.procs` files to join;
-    `root`: an empty directory to mount on; `image`: operations that lay out the root, all read-only afterwards;
+    `root`: an empty directory to mount on; `image`: operations that lay out the root, read-only afterwards;
     `mounts`: operations on top of it; `readOnlyRoot`: whether the root itself refuses to be written to;
     `argv`, `env`, `cwd`: what to execute.
 An order without `root` runs a command in a container that exists already: `namespaces` then hold its mounts
 too.
 """
 
-# ruff: noqa: PTH - system calls and strings; pathlib would double the start-up time
+# Plain strings: importing pathlib would cost more than all that is done here.
+# ruff: noqa: PTH101, PTH103, PTH112, PTH120, PTH123, PTH211
 
 import ctypes
 import json
