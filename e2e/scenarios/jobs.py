@@ -1,0 +1,64 @@
+"""Jobs that the scenarios run, and looking at what became of them."""
+
+import json
+from typing import Any
+
+import yaml
+
+from e2e.reach import Job, Reach
+
+SPEC_OF_DIGITS: dict[str, Any] = {
+    "workload": {"name": "digits-cnn"},
+    "scaling": {"minGPUs": 1, "maxGPUs": 4},
+    "training": {"epochs": 3, "batchSize": 128},
+}
+
+
+def apply(reach: Reach, name: str, spec: dict[str, Any], *, namespace: str) -> None:
+    """`kubectl apply` a job."""
+    job = {
+        "apiVersion": "cra.dev/v1alpha1",
+        "kind": "CRATrainingJob",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+    reach.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(job))
+
+
+def script_job(source: str, *, gpus: int = 1, **spec: Any) -> dict[str, Any]:
+    """The spec of a job whose trainer runs this Python source."""
+    trainer = {"name": "trainer", "image": "cra-trainer", "command": ["python", "-u", "-c", source]}
+    return {
+        "template": {"spec": {"containers": [trainer]}},
+        "scaling": {"minGPUs": gpus, "maxGPUs": gpus},
+        **spec,
+    }
+
+
+def condition(job: Job, kind: str) -> dict[str, Any]:
+    """The job's condition of this type, empty when it has none."""
+    return next((c for c in job.get("status", {}).get("conditions", []) if c["type"] == kind), {})
+
+
+def running(job: Job) -> bool:
+    """Whether all ranks train."""
+    return condition(job, "Running").get("status") == "True"
+
+
+def step(job: Job) -> int:
+    """How many optimizer steps are known to be done."""
+    return int(job.get("status", {}).get("progress", {}).get("step", 0))
+
+
+def pods(reach: Reach, job: str, *, namespace: str) -> list[dict[str, Any]]:
+    """The job's pods."""
+    listed = reach.kubectl("get", "pods", "-n", namespace, "-l", f"cra.dev/job={job}", "-o", "json")
+    return list(json.loads(listed)["items"])
+
+
+def events(reach: Reach, job: str, *, namespace: str) -> list[str]:
+    """The job's events, each as `Reason: message`."""
+    listed = reach.kubectl(
+        "get", "events", "-n", namespace, "--field-selector", f"involvedObject.name={job}", "-o", "json"
+    )
+    return [f"{event['reason']}: {event['message']}" for event in json.loads(listed)["items"]]

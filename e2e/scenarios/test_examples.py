@@ -1,0 +1,67 @@
+"""Every example does what its comment says, on the operator as users install it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from e2e.reach import Reach
+from e2e.scenarios.jobs import events, pods
+
+pytestmark = pytest.mark.cluster
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def run_example(reach: Reach, file: str, namespace: str) -> dict[str, object]:
+    """Apply an example and return its finished job."""
+    path = EXAMPLES / file
+    documents = list(yaml.safe_load_all(path.read_text()))
+    name = next(d["metadata"]["name"] for d in documents if d["kind"] == "CRATrainingJob")
+    reach.kubectl("apply", "-n", namespace, "-f", str(path))
+    return reach.wait_finished(name, namespace=namespace, timeout=240)
+
+
+def test_the_digits_example_trains_a_good_model_and_says_how(reach: Reach, namespace: str) -> None:
+    job = run_example(reach, "digits-cnn.yaml", namespace)
+    status = job["status"]
+    assert status["phase"] == "Succeeded", status
+    assert status["result"]["metrics"]["accuracy"] >= 0.95
+    assert status["display"]["progress"] == "100%"
+    assert status["gpuSeconds"] > 0
+
+    ranks = status["result"]["ranks"]
+    assert len(ranks) == 2
+    assert sum(rank["share"] for rank in ranks) == pytest.approx(1, abs=1e-3)
+    assert sum(rank["weight"] for rank in ranks) == pytest.approx(1, abs=1e-3)
+
+    reasons = {event.split(":")[0] for event in events(reach, "digits-cnn", namespace=namespace)}
+    assert "Succeeded" in reasons
+
+    line = reach.kubectl("get", "crj", "-n", namespace, "digits-cnn").splitlines()
+    assert line[0].split() == [
+        "NAME",
+        "PHASE",
+        "GPUS",
+        "PROGRESS",
+        "ETA",
+        "UTIL",
+        "REWARD",
+        "RESTARTS",
+        "AGE",
+    ]
+    assert line[1].split()[:2] == ["digits-cnn", "Succeeded"]
+
+    first = pods(reach, "digits-cnn", namespace=namespace)[0]["metadata"]["name"]
+    assert "accuracy" in reach.kubectl("logs", "-n", namespace, first.rsplit("-", 1)[0] + "-0")
+
+    reach.kubectl("delete", "crj", "-n", namespace, "digits-cnn", "--cascade=foreground", "--timeout=60s")
+    left = reach.kubectl("get", "pods,services,pvc", "-n", namespace, "-o", "json")
+    assert json.loads(left)["items"] == []
+
+
+@pytest.mark.parametrize("file", ["char-transformer.yaml", "custom-script.yaml", "torchrun-script.yaml"])
+def test_the_other_examples_succeed(reach: Reach, namespace: str, file: str) -> None:
+    job = run_example(reach, file, namespace)
+    assert job["status"]["phase"] == "Succeeded", job["status"]

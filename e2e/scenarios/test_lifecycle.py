@@ -1,0 +1,85 @@
+"""What a user does to a job while it trains: scale, suspend, resume; and what happens while the operator is away."""
+
+import pytest
+
+from e2e import operator_chart
+from e2e.reach import Reach
+from e2e.scenarios.jobs import SPEC_OF_DIGITS, apply, condition, events, pods, running, step
+
+pytestmark = pytest.mark.cluster
+
+LONG = {**SPEC_OF_DIGITS, "training": {"epochs": 200, "batchSize": 128}}
+ENOUGH = {**SPEC_OF_DIGITS, "training": {"epochs": 12, "batchSize": 128}}
+
+
+def test_kubectl_scale_goes_on_from_the_step_it_had(reach: Reach, namespace: str) -> None:
+    apply(reach, "digits", LONG, namespace=namespace)
+    before = reach.wait_job("digits", lambda job: step(job) >= 10, namespace=namespace)
+    reach.kubectl("scale", "-n", namespace, "crj/digits", "--replicas=2")
+    during = reach.wait_job(
+        "digits", lambda job: condition(job, "Rescaling").get("status") == "True", namespace=namespace
+    )
+    assert "1" in condition(during, "Rescaling")["message"]
+    assert "2" in condition(during, "Rescaling")["message"]
+    after = reach.wait_job(
+        "digits",
+        lambda job: running(job) and job["status"]["gpus"] == 2 and step(job) > step(before),
+        namespace=namespace,
+    )
+    assert after["status"]["rescales"] == 1
+    assert after["status"]["restarts"] == 0
+    assert condition(after, "Rescaling")["status"] == "False"
+    log = reach.kubectl("logs", "-n", namespace, f"digits-{after['status']['generation']}-0")
+    assert "checkpoint" in log
+
+
+def test_a_size_that_does_not_fit_leaves_the_job_as_it_is(reach: Reach, namespace: str) -> None:
+    spec = {**LONG, "scaling": {"minGPUs": 1, "maxGPUs": 64}}
+    apply(reach, "digits", spec, namespace=namespace)
+    reach.wait_job("digits", running, namespace=namespace)
+    reach.kubectl("scale", "-n", namespace, "crj/digits", "--replicas=64")
+    job = reach.wait_job("digits", lambda job: "64" in job["status"].get("message", ""), namespace=namespace)
+    assert running(job)
+    assert job["status"]["gpus"] == 1
+
+
+def test_suspend_gives_the_gpus_back_and_resume_goes_on(reach: Reach, namespace: str) -> None:
+    apply(reach, "digits", ENOUGH, namespace=namespace)
+    before = reach.wait_job("digits", lambda job: step(job) >= 10, namespace=namespace)
+    reach.kubectl("patch", "-n", namespace, "crj/digits", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    suspended = reach.wait_job(
+        "digits", lambda job: job["status"]["phase"] == "Suspended", namespace=namespace
+    )
+    assert suspended["status"]["gpus"] == 0
+    assert pods(reach, "digits", namespace=namespace) == []
+    reach.kubectl("patch", "-n", namespace, "crj/digits", "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    done = reach.wait_finished("digits", namespace=namespace)
+    assert done["status"]["phase"] == "Succeeded", done["status"]
+    assert done["status"]["restarts"] == 0
+    # The result counts the steps of the whole training: none was lost or done twice.
+    assert done["status"]["result"]["steps"] == done["status"]["progress"]["step"] > step(before)
+
+
+def test_training_goes_on_while_the_operator_is_killed(reach: Reach, namespace: str) -> None:
+    apply(reach, "digits", ENOUGH, namespace=namespace)
+    reach.wait_job("digits", running, namespace=namespace)
+    before = {pod["metadata"]["uid"] for pod in pods(reach, "digits", namespace=namespace)}
+    reach.kubectl(
+        "delete", "pod", "-n", operator_chart.NAMESPACE, "-l", "app.kubernetes.io/name=cra-operator",
+        "--force", "--grace-period=0",
+    )  # fmt: skip
+    done = reach.wait_finished("digits", namespace=namespace)
+    assert done["status"]["phase"] == "Succeeded", done["status"]
+    assert done["status"]["restarts"] == 0
+    assert {pod["metadata"]["uid"] for pod in pods(reach, "digits", namespace=namespace)} == before
+
+
+def test_settings_without_effect_are_named(reach: Reach, namespace: str) -> None:
+    spec = {**SPEC_OF_DIGITS, "scaling": {"maxGPUs": 2, "policy": "attention"}, "suspend": True}
+    apply(reach, "digits", spec, namespace=namespace)
+    reach.wait_job("digits", lambda job: job["status"]["phase"] == "Suspended", namespace=namespace)
+    said = [
+        event for event in events(reach, "digits", namespace=namespace) if event.startswith("NotEffective")
+    ]
+    assert len(said) == 1
+    assert "spec.scaling.policy" in said[0]
