@@ -1,4 +1,4 @@
-"""The scenarios' world: the embedded cluster with the operator installed from its chart, as a user's shell sees it."""
+"""The scenarios' world: the embedded cluster with the operator installed from its chart."""
 
 import pytest
 
