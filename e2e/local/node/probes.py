@@ -1,4 +1,4 @@
-"""Probes and life-cycle hooks: the actions (HTTP, TCP, command) and the counting of successes and failures."""
+"""Probes and life-cycle hooks: actions (HTTP, TCP, command) and the counting of their results."""
 
 import asyncio
 import contextlib
@@ -66,7 +66,7 @@ async def watch(
         success_threshold=probe.get("successThreshold", 1), failure_threshold=probe.get("failureThreshold", 3)
     )
     while True:
-        healthy, message = await act(probe, target, timeout=probe.get("timeoutSeconds", 1))
+        healthy, message = await act(probe, target, limit=probe.get("timeoutSeconds", 1))
         if not healthy:
             on_failure(message)
         counter = counter.after(healthy)
@@ -75,10 +75,10 @@ async def watch(
         await asyncio.sleep(probe.get("periodSeconds", 10))
 
 
-async def act(action: Mapping[str, Any], target: Target, timeout: float | None) -> tuple[bool, str]:
+async def act(action: Mapping[str, Any], target: Target, limit: float | None) -> tuple[bool, str]:
     """Performs a probe's or hook's action; gives whether it succeeded and what was wrong."""
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(limit):
             if "httpGet" in action:
                 return await _get(action["httpGet"], target)
             if "tcpSocket" in action:
@@ -94,7 +94,7 @@ async def act(action: Mapping[str, Any], target: Target, timeout: float | None) 
                 return True, ""
             return False, f"{', '.join(action)} is not supported by this node"
     except TimeoutError:
-        return False, f"no answer within {timeout} s"
+        return False, f"no answer within {limit} s"
     except (OSError, aiohttp.ClientError, KeyError) as error:
         return False, f"{type(error).__name__}: {error}"
 

@@ -49,7 +49,7 @@ def read(pid: int) -> Usage | None:
 
 
 def trees(processes: Mapping[int, Usage], roots: Iterable[int]) -> dict[int, list[int]]:
-    """Each root's process ids: its own and those of all its descendants; a container's, given its first process."""
+    """Process ids of each root and all its descendants: a container's, given its first process."""
     children: dict[int, list[int]] = {}
     for pid, usage in processes.items():
         children.setdefault(usage.parent, []).append(pid)

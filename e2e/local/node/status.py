@@ -1,8 +1,8 @@
 """Builds a pod's status the way a kubelet does. Pure: what the containers did goes in, a status comes out.
 
 The rules are those of the Kubernetes documentation ("Pod Lifecycle"); where that leaves room, the kubelet's
-behaviour: a container that waits for its restart counts as stopped, and a pod is Running as soon as nothing has
-yet to be started for the first time.
+behaviour: a container that waits for its restart counts as stopped, and a pod is Running as soon as nothing
+has yet to be started for the first time.
 """
 
 import dataclasses
