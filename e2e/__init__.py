@@ -1,0 +1,1 @@
+"""End-to-end machinery: the clusters that scenarios, demo and benchmarks run on."""
