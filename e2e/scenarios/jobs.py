@@ -35,9 +35,14 @@ def script_job(source: str, *, gpus: int = 1, **spec: Any) -> dict[str, Any]:
     }
 
 
+def status(job: Job) -> dict[str, Any]:
+    """The job's status, empty before the operator has seen it."""
+    return dict(job.get("status", {}))
+
+
 def condition(job: Job, kind: str) -> dict[str, Any]:
     """The job's condition of this type, empty when it has none."""
-    return next((c for c in job.get("status", {}).get("conditions", []) if c["type"] == kind), {})
+    return next((c for c in status(job).get("conditions", []) if c["type"] == kind), {})
 
 
 def running(job: Job) -> bool:
@@ -47,7 +52,7 @@ def running(job: Job) -> bool:
 
 def step(job: Job) -> int:
     """How many optimizer steps are known to be done."""
-    return int(job.get("status", {}).get("progress", {}).get("step", 0))
+    return int(status(job).get("progress", {}).get("step", 0))
 
 
 def pods(reach: Reach, job: str, *, namespace: str) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
-"""What goes wrong in a cluster, done to real processes and files: the job says what and where, and loses nothing."""
+"""What goes wrong, done to real processes and files: the job says what and where, and loses nothing."""
 
 import pytest
 
 from e2e.local import Cluster
 from e2e.reach import Reach
-from e2e.scenarios.jobs import SPEC_OF_DIGITS, apply, condition, events, running, script_job, step
+from e2e.scenarios.jobs import SPEC_OF_DIGITS, apply, condition, events, running, script_job, status, step
 from e2e.scenarios.processes import kill_trainer
 
 pytestmark = pytest.mark.cluster
@@ -16,7 +16,7 @@ def test_a_wrong_image_is_named_and_does_not_last_for_ever(reach: Reach, namespa
     apply(reach, "typo", spec, namespace=namespace)
     seen = reach.wait_job(
         "typo",
-        lambda job: "ImagePull" in job.get("status", {}).get("display", {}).get("phase", ""),
+        lambda job: "ImagePull" in status(job).get("display", {}).get("phase", ""),
         namespace=namespace,
     )
     assert "no-such-image:1" in seen["status"]["message"]
@@ -31,12 +31,11 @@ def test_a_script_that_raises_is_retried_and_then_named(reach: Reach, namespace:
     source = "import cra_trainer\nsession = cra_trainer.init()\nraise ValueError('learning rate fell over')\n"
     apply(reach, "raises", script_job(source, backoffLimit=1), namespace=namespace)
     done = reach.wait_finished("raises", namespace=namespace)
-    status = done["status"]
-    assert status["phase"] == "Failed"
-    assert status["display"]["phase"] == "Failed/ScriptError"
-    assert status["restarts"] == 1
+    assert status(done)["phase"] == "Failed"
+    assert status(done)["display"]["phase"] == "Failed/ScriptError"
+    assert status(done)["restarts"] == 1
     assert "ValueError: learning rate fell over" in condition(done, "Failed")["message"]
-    assert status["result"]["error"]["rank"] == 0
+    assert status(done)["result"]["error"]["rank"] == 0
 
 
 def test_a_killed_rank_costs_a_restart_from_the_checkpoint(reach: Reach, namespace: str) -> None:
@@ -50,13 +49,11 @@ def test_a_killed_rank_costs_a_restart_from_the_checkpoint(reach: Reach, namespa
     apply(reach, "killed", spec, namespace=namespace)
     reach.wait_job(
         "killed",
-        lambda job: job.get("status", {}).get("lastCheckpoint", {}).get("step", 0) > 0,
+        lambda job: status(job).get("lastCheckpoint", {}).get("step", 0) > 0,
         namespace=namespace,
     )
     kill_trainer("killed-1-1")
-    restarted = reach.wait_job(
-        "killed", lambda job: job["status"].get("restarts", 0) == 1, namespace=namespace
-    )
+    restarted = reach.wait_job("killed", lambda job: status(job).get("restarts") == 1, namespace=namespace)
     assert any("killed-1-1" in event for event in events(reach, "killed", namespace=namespace))
     done = reach.wait_finished("killed", namespace=namespace)
     # Its own script did nothing wrong: this succeeds although no failure of the script is allowed.
@@ -76,16 +73,14 @@ def test_a_checkpoint_cut_short_is_skipped_for_the_one_before(
     apply(reach, "cut", spec, namespace=namespace)
     reach.wait_job("cut", lambda job: step(job) >= 20, namespace=namespace)
     reach.kubectl("patch", "-n", namespace, "crj/cut", "--type=merge", "-p", '{"spec":{"suspend":true}}')
-    reach.wait_job("cut", lambda job: job["status"]["phase"] == "Suspended", namespace=namespace)
+    reach.wait_job("cut", lambda job: status(job).get("phase") == "Suspended", namespace=namespace)
 
-    files = [
-        path for path in cluster.dir.rglob("*") if namespace in str(path) and path.stat().st_size > 10_000
-    ]
-    newest = max(files, key=lambda path: path.stat().st_mtime)
+    written = [path for path in cluster.dir.rglob("*") if namespace in str(path) and path.is_file()]
+    newest = max((f for f in written if f.stat().st_size > 10_000), key=lambda f: f.stat().st_mtime)
     newest.write_bytes(newest.read_bytes()[:-1000])
 
     reach.kubectl("patch", "-n", namespace, "crj/cut", "--type=merge", "-p", '{"spec":{"suspend":false}}')
-    reach.wait_job("cut", lambda job: running(job) and job["status"]["generation"] == 2, namespace=namespace)
+    reach.wait_job("cut", lambda job: running(job) and status(job)["generation"] == 2, namespace=namespace)
     log = reach.kubectl("logs", "-n", namespace, "cut-2-0")
     assert "corrupt" in log or "damaged" in log
     reach.kubectl("delete", "crj", "-n", namespace, "cut")

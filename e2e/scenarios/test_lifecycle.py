@@ -1,10 +1,10 @@
-"""What a user does to a job while it trains: scale, suspend, resume; and what happens while the operator is away."""
+"""What a user does to a job while it trains: scale, suspend, resume; and training without the operator."""
 
 import pytest
 
 from e2e import operator_chart
 from e2e.reach import Reach
-from e2e.scenarios.jobs import SPEC_OF_DIGITS, apply, condition, events, pods, running, step
+from e2e.scenarios.jobs import SPEC_OF_DIGITS, apply, condition, events, pods, running, status, step
 
 pytestmark = pytest.mark.cluster
 
@@ -38,7 +38,7 @@ def test_a_size_that_does_not_fit_leaves_the_job_as_it_is(reach: Reach, namespac
     apply(reach, "digits", spec, namespace=namespace)
     reach.wait_job("digits", running, namespace=namespace)
     reach.kubectl("scale", "-n", namespace, "crj/digits", "--replicas=64")
-    job = reach.wait_job("digits", lambda job: "64" in job["status"].get("message", ""), namespace=namespace)
+    job = reach.wait_job("digits", lambda job: "64" in status(job).get("message", ""), namespace=namespace)
     assert running(job)
     assert job["status"]["gpus"] == 1
 
@@ -48,7 +48,7 @@ def test_suspend_gives_the_gpus_back_and_resume_goes_on(reach: Reach, namespace:
     before = reach.wait_job("digits", lambda job: step(job) >= 10, namespace=namespace)
     reach.kubectl("patch", "-n", namespace, "crj/digits", "--type=merge", "-p", '{"spec":{"suspend":true}}')
     suspended = reach.wait_job(
-        "digits", lambda job: job["status"]["phase"] == "Suspended", namespace=namespace
+        "digits", lambda job: status(job).get("phase") == "Suspended", namespace=namespace
     )
     assert suspended["status"]["gpus"] == 0
     assert pods(reach, "digits", namespace=namespace) == []
@@ -77,7 +77,7 @@ def test_training_goes_on_while_the_operator_is_killed(reach: Reach, namespace: 
 def test_settings_without_effect_are_named(reach: Reach, namespace: str) -> None:
     spec = {**SPEC_OF_DIGITS, "scaling": {"maxGPUs": 2, "policy": "attention"}, "suspend": True}
     apply(reach, "digits", spec, namespace=namespace)
-    reach.wait_job("digits", lambda job: job["status"]["phase"] == "Suspended", namespace=namespace)
+    reach.wait_job("digits", lambda job: status(job).get("phase") == "Suspended", namespace=namespace)
     said = [
         event for event in events(reach, "digits", namespace=namespace) if event.startswith("NotEffective")
     ]
