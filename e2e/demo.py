@@ -114,9 +114,9 @@ def _target(options: argparse.Namespace) -> Iterator[Reach]:
     if options.kubeconfig:
         yield Reach.from_path(options.kubeconfig)
     elif options.keep:
-        yield Reach.of(Cluster.up(CLUSTER_NAME))
+        yield Reach.of(Cluster.start(CLUSTER_NAME, detached=True))
     else:
-        with Cluster.start("demo") as cluster:
+        with Cluster.start() as cluster:
             yield Reach.of(cluster)
 
 

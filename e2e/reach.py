@@ -36,8 +36,8 @@ class Reach:
     def of(cls, cluster: "Cluster") -> "Reach":
         """Reach an embedded cluster by the programs that it was built with."""
         return cls(
-            kubectl_program=str(cluster.tools.kubectl),
-            helm_program=str(cluster.tools.helm),
+            kubectl_program=cluster.tool("kubectl"),
+            helm_program=cluster.tool("helm"),
             kubeconfig=cluster.kubeconfig,
             logs=cluster.dir / "logs",
         )
