@@ -1,0 +1,77 @@
+"""What a reconciliation may ask for: the whole vocabulary between deciding and doing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from cra_operator.api import JobStatus
+from cra_operator.sizing import Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apply:
+    """Bring a Service or a PersistentVolumeClaim about by server-side apply."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreatePod:
+    """Create a pod; one of that name that exists already is the one that was meant."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletePod:
+    """Delete this very pod (its uid is a precondition), with its grace period."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteJob:
+    """Delete the job itself, its children with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordEvent:
+    """Tell what just changed."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+Action = Apply | CreatePod | DeletePod | DeleteJob | RecordEvent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one look at a job leads to.
+
+    Attributes:
+        status: The status to write.
+        actions: What to do. Creations come before the status is written, deletions after: a crash in between
+            is then seen as it was meant, as pods of a generation that the status does not know yet, or as an
+            intention whose pods still live.
+        holding: GPUs that are set aside for the job, whether its pods exist yet or not.
+        look_again: When the job must be looked at again even if nothing happens.
+    """
+
+    status: JobStatus
+    actions: tuple[Action, ...] = ()
+    holding: Size | None = None
+    look_again: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """The API server will not have a pod that the plan asked for: HTTP status 403 or 422 and its words."""
+
+    status: int
+    message: str

@@ -1,0 +1,163 @@
+"""Who may start: gang admission over the GPUs that are free, node by node.
+
+A job starts only when all its workers fit at once, so that no job holds GPUs it cannot use. Those that ask
+are taken by priority, then by age. One that does not fit is passed over and holds nothing; a smaller one
+behind it may start. Room is counted as the scheduler counts it: allocatable GPUs of the nodes that the pods
+may run on, less what bound pods request, less what admitted pods on their way to a node will request.
+
+The placement here is an estimate, since the scheduler places; it is exact as long as all workers are of one
+size. Where it errs (affinities, other schedulers) the pods that stay pending run into the job's startup
+deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from cra_operator import names
+from cra_operator.api import Job, JobKey
+from cra_operator.sizing import Size
+from cra_operator.view import NodeView, PodView, Taint, holds_gpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A job's wish to start at a size, or to change to it.
+
+    Attributes:
+        key: The job.
+        size: What it wants.
+        priority: Value of its priority class.
+        created: When the job was created.
+        node_selector: Labels that its nodes must have.
+        tolerations: Its pods' tolerations, as in the template.
+        held: GPUs by node that it holds now and gives up for this.
+    """
+
+    key: JobKey
+    size: Size
+    priority: int = 0
+    created: datetime
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: Sequence[Mapping[str, Any]] = ()
+    held: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The answer to an ask: whether it fits, where it stands in the queue, and the numbers in words."""
+
+    fits: bool
+    position: int = 0
+    message: str = ""
+
+
+def ask_for(job: Job, size: Size, *, priority: int = 0, held: Mapping[str, int] | None = None) -> Ask:
+    """The ask of this job for this size."""
+    pod: Mapping[str, Any] = (job.spec.template or {}).get("spec") or {}
+    return Ask(
+        key=job.key,
+        size=size,
+        priority=priority,
+        created=job.metadata.creation_timestamp,
+        node_selector=pod.get("nodeSelector") or {},
+        tolerations=pod.get("tolerations") or (),
+        held=held or {},
+    )
+
+
+def bound_gpus(pods: Iterable[PodView]) -> dict[str, int]:
+    """GPUs taken on each node by pods bound to it."""
+    taken: dict[str, int] = {}
+    for pod in pods:
+        if holds_gpus(pod):
+            taken[pod.node] = taken.get(pod.node, 0) + pod.gpus
+    return taken
+
+
+def free_gpus(nodes: Iterable[NodeView], taken: Mapping[str, int], coming: Iterable[Size]) -> dict[str, int]:
+    """GPUs free on each node once the pods that were admitted but are not bound yet have found places."""
+    free = {
+        node.name: node.gpus - taken.get(node.name, 0) for node in nodes if node.ready and node.schedulable
+    }
+    for size in coming:
+        _place(size, free, list(free))
+    return free
+
+
+def decide(
+    asks: Iterable[Ask], nodes: Mapping[str, NodeView], free: Mapping[str, int]
+) -> dict[JobKey, Verdict]:
+    """Answer all asks together: first come, first served within a priority, passing over what does not fit.
+
+    Args:
+        asks: At most one per job.
+        nodes: All nodes, by name.
+        free: Free GPUs by node, from `free_gpus`; nodes that are missing take no pods.
+    """
+    left = dict(free)
+    verdicts: dict[JobKey, Verdict] = {}
+    position = 0
+    for ask in sorted(asks, key=lambda ask: (-ask.priority, ask.created, ask.key)):
+        usable = [name for name in left if _admits(nodes[name], ask)]
+        for name, gpus in ask.held.items():
+            if name in left:
+                left[name] += gpus
+        room = sum(max(0, left[name]) for name in usable)
+        if _place(ask.size, left, usable):
+            verdicts[ask.key] = Verdict(fits=True)
+            continue
+        for name, gpus in ask.held.items():
+            if name in left:
+                left[name] -= gpus
+        position += 1
+        verdicts[ask.key] = Verdict(
+            fits=False,
+            position=position,
+            message=_explain(ask, room, sum(nodes[name].gpus for name in usable)),
+        )
+    return verdicts
+
+
+def _explain(ask: Ask, room: int, total: int) -> str:
+    text = f"{ask.size} wanted, {room} of {total} free for it"
+    if ask.size.gpus > total:
+        return f"{text}: the nodes it may use never have as many"
+    if room >= ask.size.gpus:
+        return f"{text}, but not {ask.size.gpus_per_worker} on each of enough nodes"
+    return text
+
+
+def _place(size: Size, free: dict[str, int], usable: Sequence[str]) -> bool:
+    """Take the GPUs for all workers out of `free`, fullest nodes first; take nothing if not all fit."""
+    each, missing = size.gpus_per_worker, size.workers
+    if sum(free[name] // each for name in usable if free[name] > 0) < missing:
+        return False
+    for name in sorted((n for n in usable if free[n] >= each), key=lambda n: (free[n], n)):
+        workers = min(missing, free[name] // each)
+        free[name] -= workers * each
+        missing -= workers
+        if not missing:
+            break
+    return True
+
+
+def _admits(node: NodeView, ask: Ask) -> bool:
+    if any(node.labels.get(key) != value for key, value in ask.node_selector.items()):
+        return False
+    return all(_tolerated(taint, ask.tolerations) for taint in node.taints)
+
+
+def _tolerated(taint: Taint, tolerations: Iterable[Mapping[str, Any]]) -> bool:
+    if taint.key == names.GPU_RESOURCE:
+        return True  # the builder of pods tolerates it in every job's name
+    for toleration in tolerations:
+        matches_key = toleration.get("key") in (taint.key, None)
+        matches_effect = toleration.get("effect") in (taint.effect, None, "")
+        matches_value = toleration.get("operator") == "Exists" or toleration.get("value", "") == taint.value
+        if matches_key and matches_effect and matches_value:
+            return True
+    return False

@@ -1,0 +1,264 @@
+"""Manifests of a job's children, as pure functions of the job: pods, headless Service, checkpoint claim.
+
+The user's template wins wherever it speaks, except for what makes the job a job: names, labels, GPUs, the
+environment of the pod contract, rank 0's checkpoint volume. Security settings are filled in where the
+template is silent, so that the pods pass the `restricted` Pod Security Standard by default.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from cra_operator import names
+from cra_operator.api import API_VERSION, KIND, Job
+from cra_operator.sizing import Size
+
+Manifest = dict[str, Any]
+
+_GRACE_SECONDS = 60
+"""Time to finish a step and to write a checkpoint after SIGTERM; trainers usually need a fraction of it."""
+_FILE_GROUP = 65532
+_LOST_NODE_SECONDS = 30
+"""How long a pod stays bound to a node that does not answer before Kubernetes evicts it (its default is 300).
+"""
+
+
+def _owner(job: Job) -> Manifest:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": job.metadata.name,
+        "uid": job.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def _labels(job: Job) -> dict[str, str]:
+    return {
+        names.JOB_LABEL: job.metadata.name,
+        names.APP_LABEL: names.TRAINER_APP,
+        names.MANAGED_BY_LABEL: names.APP,
+    }
+
+
+def _metadata(job: Job, name: str) -> Manifest:
+    return {
+        "name": name,
+        "namespace": job.metadata.namespace,
+        "labels": _labels(job),
+        "ownerReferences": [_owner(job)],
+    }
+
+
+def service(job: Job) -> Manifest:
+    """The headless Service under which ranks find each other, ready or not."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(job, job.metadata.name),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {names.JOB_LABEL: job.metadata.name},
+            "ports": [
+                {"name": "rendezvous", "port": names.MASTER_PORT},
+                {"name": names.METRICS_PORT_NAME, "port": names.METRICS_PORT},
+            ],
+        },
+    }
+
+
+def claim(job: Job) -> Manifest | None:
+    """The checkpoint claim, or None where the user brings one."""
+    volume = job.spec.checkpoint.volume
+    if volume is not None and volume.claim_name is not None:
+        return None
+    spec: Manifest = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": (volume and volume.size) or "10Gi"}},
+    }
+    if volume is not None and volume.storage_class_name is not None:
+        spec["storageClassName"] = volume.storage_class_name
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": _metadata(job, names.claim_name(job.metadata.name)),
+        "spec": spec,
+    }
+
+
+def pod(
+    job: Job,
+    *,
+    generation: int,
+    rank: int,
+    size: Size,
+    image: str,
+    image_pull_policy: str,
+    gpu_seconds: float,
+) -> Manifest:
+    """The pod of one rank of one generation.
+
+    Args:
+        job: The owner.
+        generation: Number of this set of pods.
+        rank: Index of the pod within the set.
+        size: Size of the whole set.
+        image: Trainer image for built-in workloads.
+        image_pull_policy: Pull policy for that image.
+        gpu_seconds: GPU-seconds that the job burnt before this generation.
+    """
+    template = _template(job, image, image_pull_policy)
+    spec: Manifest = template["spec"]
+    metadata: Manifest = template.get("metadata") or {}
+    name = names.pod_name(job.metadata.name, generation, rank)
+    labels = {
+        **(metadata.get("labels") or {}),
+        **_labels(job),
+        names.GENERATION_LABEL: str(generation),
+        names.RANK_LABEL: str(rank),
+    }
+    annotations = {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(names.METRICS_PORT),
+        "prometheus.io/path": "/metrics",
+        **(metadata.get("annotations") or {}),
+        names.WORKERS_ANNOTATION: str(size.workers),
+        names.GPU_SECONDS_ANNOTATION: f"{gpu_seconds:.1f}",
+    }
+    spec |= {"restartPolicy": "Never", "hostname": name, "subdomain": job.metadata.name}
+    if job.spec.priority_class_name is not None:
+        spec["priorityClassName"] = job.spec.priority_class_name
+    spec.setdefault("terminationGracePeriodSeconds", _GRACE_SECONDS)
+    spec.setdefault("enableServiceLinks", False)
+    spec["tolerations"] = [*(spec.get("tolerations") or ()), *_tolerations(spec.get("tolerations") or ())]
+    trainer = next(c for c in spec["containers"] if c["name"] == names.TRAINER_CONTAINER)
+    _equip(trainer, job, generation=generation, rank=rank, size=size)
+    if rank == 0:
+        _mount_checkpoint(spec, trainer, job)
+    _restrict(spec)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {**_metadata(job, name), "labels": labels, "annotations": annotations},
+        "spec": spec,
+    }
+
+
+def _template(job: Job, image: str, image_pull_policy: str) -> Manifest:
+    """The user's template, or the one of the built-in workload."""
+    if job.spec.template is not None:
+        return copy.deepcopy(job.spec.template)
+    assert job.spec.workload is not None, "the API server admits no job without workload or template"
+    module = job.spec.workload.name.replace("-", "_")
+    trainer = {
+        "name": names.TRAINER_CONTAINER,
+        "image": image,
+        "imagePullPolicy": image_pull_policy,
+        "command": ["python", "-m", "cra_trainer.run", "-m", f"cra_trainer.workloads.{module}"],
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": names.METRICS_PORT_NAME},
+            "periodSeconds": 1,
+            "failureThreshold": 3,
+        },
+    }
+    return {"spec": {"containers": [trainer]}}
+
+
+def _equip(trainer: Manifest, job: Job, *, generation: int, rank: int, size: Size) -> None:
+    """Give the trainer container its GPUs, its port, its environment and a way to say why it failed."""
+    ports = trainer.get("ports") or []
+    if all(port.get("name") != names.METRICS_PORT_NAME for port in ports):
+        ports = [*ports, {"name": names.METRICS_PORT_NAME, "containerPort": names.METRICS_PORT}]
+    ours = _environment(job, generation=generation, rank=rank, size=size)
+    overridden = {variable["name"] for variable in ours}
+    users = [v for v in trainer.get("env") or () if v["name"] not in overridden]
+    resources = trainer.get("resources") or {}
+    gpus = {names.GPU_RESOURCE: str(size.gpus_per_worker)}
+    trainer |= {
+        "ports": ports,
+        "env": [*users, *ours],
+        "resources": {**resources, "limits": {**(resources.get("limits") or {}), **gpus}},
+    }
+    trainer.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
+
+
+def _environment(job: Job, *, generation: int, rank: int, size: Size) -> list[Manifest]:
+    """The pod contract: torchrun's variables, then ours."""
+    name, each = job.metadata.name, size.gpus_per_worker
+    master = f"{names.pod_name(name, generation, 0)}.{name}"
+    plain = {
+        "MASTER_ADDR": master,
+        "MASTER_PORT": names.MASTER_PORT,
+        "WORLD_SIZE": size.gpus,
+        "RANK": rank * each,
+        "LOCAL_RANK": 0,
+        "LOCAL_WORLD_SIZE": each,
+        "PET_NNODES": size.workers,
+        "PET_NODE_RANK": rank,
+        "PET_NPROC_PER_NODE": each,
+        "PET_MASTER_ADDR": master,
+        "PET_MASTER_PORT": names.MASTER_PORT,
+        "CRA_JOB": name,
+        "CRA_NAMESPACE": job.metadata.namespace,
+        "CRA_POD": names.pod_name(name, generation, rank),
+        "CRA_GENERATION": generation,
+        "CRA_METRICS_PORT": names.METRICS_PORT,
+        "CRA_CONFIG": json.dumps(trainer_config(job), separators=(",", ":")),
+    }
+    if rank == 0:
+        plain["CRA_CHECKPOINT_DIR"] = names.CHECKPOINT_DIR
+    address = {"name": "CRA_POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    return [*({"name": key, "value": str(value)} for key, value in plain.items()), address]
+
+
+def trainer_config(job: Job) -> Manifest:
+    """The parts of the spec that the trainer acts on, spelt as in the spec."""
+    spec = job.spec.wire()
+    return {part: spec[part] for part in ("workload", "training", "allocator", "checkpoint") if part in spec}
+
+
+def _mount_checkpoint(spec: Manifest, trainer: Manifest, job: Job) -> None:
+    volume = job.spec.checkpoint.volume
+    name = (volume and volume.claim_name) or names.claim_name(job.metadata.name)
+    mounted = {"name": names.CHECKPOINT_VOLUME, "mountPath": names.CHECKPOINT_DIR}
+    backed = {"name": names.CHECKPOINT_VOLUME, "persistentVolumeClaim": {"claimName": name}}
+    trainer["volumeMounts"] = [*(trainer.get("volumeMounts") or ()), mounted]
+    spec["volumes"] = [*(spec.get("volumes") or ()), backed]
+
+
+def _tolerations(given: Iterable[Manifest]) -> list[Manifest]:
+    """Tolerate the usual taint of GPU nodes, and leave nodes that stopped answering soon.
+
+    Keys that the template already speaks about are left to it.
+    """
+    spoken = {toleration.get("key") for toleration in given}
+    lost: list[Manifest] = [
+        {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute",
+         "tolerationSeconds": _LOST_NODE_SECONDS}
+        for state in ("not-ready", "unreachable")
+    ]  # fmt: skip
+    ours = [{"key": names.GPU_RESOURCE, "operator": "Exists"}, *lost]
+    return [toleration for toleration in ours if toleration["key"] not in spoken]
+
+
+def _restrict(spec: Manifest) -> None:
+    """Fill in the `restricted` Pod Security Standard where the template is silent."""
+    spec.setdefault("automountServiceAccountToken", False)
+    spec["securityContext"] = {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+        "fsGroup": _FILE_GROUP,  # a fresh volume belongs to root: this lets the non-root trainer write to it
+        "fsGroupChangePolicy": "OnRootMismatch",
+        **(spec.get("securityContext") or {}),
+    }
+    for container in [*(spec.get("initContainers") or ()), *spec["containers"]]:
+        container["securityContext"] = {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            **(container.get("securityContext") or {}),
+        }

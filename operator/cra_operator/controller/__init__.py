@@ -1,0 +1,1 @@
+"""The control loop over running jobs: what is measured about them."""

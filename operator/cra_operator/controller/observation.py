@@ -1,0 +1,43 @@
+"""One look at a running job: what its trainers and its GPUs report, joined and reduced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cra_operator.api import CheckpointStatus, Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSample:
+    """What one pod reports: share of the batch and weight as fractions of 1, performance in samples/s."""
+
+    share: float | None = None
+    weight: float | None = None
+    performance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """The metrics of one job at one time. Two looks that saw the same compare equal, whenever they were made.
+
+    Attributes:
+        time: When it was made.
+        available: Whether the trainers' metrics were there.
+        reason: CamelCase word for the state of the metrics.
+        message: The same for people.
+        progress: As rank 0 reports it.
+        workers: By rank of the pod.
+        utilization: Mean over the job's GPUs, 0..1.
+        checkpoint: The newest checkpoint that rank 0 reports.
+    """
+
+    time: datetime = field(compare=False)
+    available: bool = True
+    reason: str = "Fresh"
+    message: str = ""
+    progress: Progress | None = None
+    workers: Mapping[int, WorkerSample] = field(default_factory=dict)
+    utilization: float | None = None
+    checkpoint: CheckpointStatus | None = None

@@ -1,0 +1,1 @@
+"""Talking to the API server: a light client, caches fed by watches, leader election, events."""

@@ -1,0 +1,110 @@
+"""A job without a generation at work: in line, backing off, at rest, or starting one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from cra_operator.admission import Verdict
+from cra_operator.lifecycle import ending, gang
+from cra_operator.lifecycle.draft import Draft
+from cra_operator.lifecycle.notices import not_effective
+from cra_operator.lifecycle.words import count
+from cra_operator.sizing import Size
+from cra_operator.world import World
+
+
+def start_or_wait(world: World, draft: Draft) -> None:
+    """Do the first of these that applies: rest, fail, back off, wait for old pods, stand in line, start."""
+    status = world.job.status
+    gang.send_away(world, draft)
+    draft.set(desired_gpus=world.wanted.gpus, queue_position=None)
+    if world.job.spec.suspend:
+        rest(world, draft)
+    elif ending.deadline_passed(world, draft):
+        ending.fail(world, draft, ending.deadline_failure(world))
+    elif status.retry_after is not None and world.now < status.retry_after:
+        draft.look_again(status.retry_after)
+    elif world.live:
+        draft.set(message=f"waiting for {count(len(world.live), 'pod')} of the last generation to end")
+    elif world.verdict is not None:
+        _admit(world, draft, world.verdict)
+
+
+def rest(world: World, draft: Draft) -> None:
+    """Be suspended: as soon as the last pod has ended, the job holds nothing."""
+    leaving = len(world.live)
+    phase = "Suspending" if leaving else "Suspended"
+    message = f"{count(leaving, 'pod')} still to end" if leaving else "holds no GPUs; its checkpoint is kept"
+    draft.set(phase=phase, message=message, retry_after=None, queue_position=None)
+    if not leaving:
+        draft.set(workers=[])
+    for kind in ("Admitted", "Running"):
+        draft.condition(kind, False, phase)
+    draft.condition("Degraded", False, "AsExpected")
+    draft.condition("Suspended", not leaving, phase, message)
+    if world.job.status.is_true("Rescaling"):
+        draft.condition("Rescaling", False, phase)
+    if phase != world.job.status.phase:
+        draft.tell(phase, message)
+
+
+def _admit(world: World, draft: Draft, verdict: Verdict) -> None:
+    _leave_rest(world, draft)
+    draft.set(retry_after=None)
+    if verdict.fits:
+        start_generation(world, draft, world.wanted)
+        return
+    draft.set(phase="Pending", message=verdict.message, queue_position=verdict.position)
+    explain_admission(world, draft, False, "WaitingForGPUs", verdict.message)
+    draft.condition("Running", False, "WaitingForGPUs")
+    if world.job.status.condition("Degraded") is None:
+        draft.condition("Degraded", False, "AsExpected")
+    if not draft.was("Admitted", "WaitingForGPUs"):
+        draft.tell("WaitingForGPUs", verdict.message)
+
+
+def _leave_rest(world: World, draft: Draft) -> None:
+    rested, start = world.job.status.condition("Suspended"), world.job.status.start_time
+    if rested is None or rested.status != "True":
+        return
+    draft.condition("Suspended", False, "Resumed")
+    draft.tell("Resumed", "goes on from its checkpoint")
+    if start is not None:
+        # The time at rest does not count against the deadline: the start moves along.
+        draft.set(start_time=start + (world.now - rested.last_transition_time))
+
+
+def start_generation(world: World, draft: Draft, size: Size) -> None:
+    """Create all pods of the next generation at once."""
+    generation = world.generation + 1
+    draft.holding = size
+    draft.set(
+        phase="Starting",
+        message=f"starting {size}",
+        generation=generation,
+        desired_gpus=size.gpus,
+        start_time=draft.get("start_time") or world.now,
+        workers=[],
+        queue_position=None,
+    )
+    explain_admission(world, draft, True, "Admitted", f"{size} set aside")
+    draft.condition("Running", False, "Starting")
+    draft.condition("Degraded", False, "AsExpected")
+    gang.create(
+        world,
+        draft,
+        generation=generation,
+        size=size,
+        ranks=range(size.workers),
+        gpu_seconds=draft.get("gpu_seconds") or 0.0,
+    )
+    draft.tell("Started", f"generation {generation} with {size}")
+    draft.look_again(world.now + timedelta(seconds=world.job.spec.startup_deadline_seconds))
+
+
+def explain_admission(world: World, draft: Draft, holds: bool, reason: str, message: str) -> None:
+    """Set Admitted; settings without effect are repeated here, where they stay visible."""
+    ignored = not_effective(world.job.spec)
+    if ignored:
+        message += "; without effect in this release: " + ", ".join(ignored)
+    draft.condition("Admitted", holds, reason, message)

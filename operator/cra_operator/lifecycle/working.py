@@ -1,0 +1,149 @@
+"""A generation at work: starting, running, changing its size, leaving for a rest."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from cra_operator.api import MAX_DECISIONS, Decision
+from cra_operator.lifecycle import ending, gang, measured, waiting
+from cra_operator.lifecycle.draft import Draft
+from cra_operator.lifecycle.failures import examine
+from cra_operator.lifecycle.startup import obstacle
+from cra_operator.lifecycle.words import count
+from cra_operator.sizing import Size
+from cra_operator.world import World
+
+
+def tend_generation(world: World, draft: Draft) -> None:
+    """Do the first of these that applies: finish, give up, leave, change size, start, train."""
+    report = measured.note_report(draft, world.current)
+    if ending.has_succeeded(world):
+        ending.succeed(world, draft, report)
+    elif ending.deadline_passed(world, draft):
+        ending.fail(world, draft, ending.deadline_failure(world))
+    elif world.job.spec.suspend or world.phase == "Suspending":
+        gang.send_away(world, draft)
+        waiting.rest(world, draft)
+    elif world.phase == "Rescaling":
+        _finish_rescale(world, draft)
+    elif world.refusal is not None:
+        ending.give_up(world, draft, ending.refused(world.refusal))
+    else:
+        _tend_workers(world, draft)
+
+
+def _tend_workers(world: World, draft: Draft) -> None:
+    # A rank without a pod was never created while the job starts; later it was there and has been taken away.
+    missing = world.missing if world.phase == "Running" else ()
+    broken = examine(world.current, missing=missing, now=world.now)
+    draft.holding = world.size
+    if broken is not None and broken.failure is not None:
+        ending.give_up(world, draft, broken.failure)
+    elif broken is not None and broken.unclear_until is not None:
+        draft.set(message="a worker lost a peer: looking for the cause")
+        draft.look_again(broken.unclear_until)
+    elif world.verdict is not None and world.verdict.fits:
+        _begin_rescale(world, draft, world.wanted)
+    elif world.phase == "Starting":
+        _tend_start(world, draft)
+        _note_wish(world, draft)
+    else:
+        _train(world, draft)
+        _note_wish(world, draft)
+
+
+def _tend_start(world: World, draft: Draft) -> None:
+    draft.set(phase="Starting")
+    waiting.explain_admission(world, draft, True, "Admitted", f"{world.size} set aside")
+    if world.missing:
+        gang.complete(world, draft)
+    elif all(pod.ready or pod.phase == "Succeeded" for pod in world.current):
+        _run(world, draft)
+        return
+    ready = sum(pod.ready for pod in world.current)
+    began = min((pod.created for pod in world.current), default=world.now)
+    deadline = began + timedelta(seconds=world.job.spec.startup_deadline_seconds)
+    trouble = obstacle(world.current, world.now)
+    if world.now >= deadline:
+        ending.give_up(world, draft, ending.too_late(world, ready, trouble))
+        return
+    draft.look_again(deadline)
+    message = f"{ready} of {count(world.size.workers, 'worker')} ready"
+    if trouble is not None and trouble.since > world.now:
+        draft.look_again(trouble.since)
+    if trouble is None or trouble.since > world.now:
+        draft.set(message=message)
+        draft.condition("Degraded", False, "AsExpected")
+    else:
+        draft.set(message=trouble.message)
+        draft.condition("Degraded", True, trouble.reason, trouble.message)
+        if not draft.was("Degraded", trouble.reason):
+            draft.tell(trouble.reason, trouble.message, warning=True)
+    draft.condition("Running", False, "Starting", message)
+
+
+def _run(world: World, draft: Draft) -> None:
+    """All workers are ready: the start is over."""
+    message = f"generation {world.generation} trains on {world.size}"
+    draft.set(running_time=world.job.status.running_time or world.now)
+    draft.condition("Running", True, "Training", message)
+    draft.condition("Degraded", False, "AsExpected")
+    if world.job.status.is_true("Rescaling"):
+        draft.condition("Rescaling", False, "Rescaled", f"now {world.size}")
+    draft.tell("Running", message)
+    _train(world, draft)
+
+
+def _train(world: World, draft: Draft) -> None:
+    draft.set(phase="Running", message=f"training on {world.size}")
+    measured.note_observation(draft, world.observation)
+    measured.note_report(draft, world.current)
+
+
+def _note_wish(world: World, draft: Draft) -> None:
+    """Say that another size is wanted but does not fit, or that the wish is gone."""
+    draft.set(desired_gpus=world.wanted.gpus)
+    if world.verdict is not None:
+        message = f"keeps {world.size}: {world.verdict.message}"
+        draft.condition("Rescaling", False, "WaitingForGPUs", message)
+        if draft.get("phase") == "Running":
+            draft.set(message=f"training on {world.size}; {world.verdict.message}")
+        if not draft.was("Rescaling", "WaitingForGPUs"):
+            draft.tell("RescaleWaiting", message, warning=True)
+    elif draft.was("Rescaling", "WaitingForGPUs"):
+        draft.condition("Rescaling", False, "NotWanted")
+
+
+def _begin_rescale(world: World, draft: Draft, size: Size) -> None:
+    """All pods leave with a checkpoint; the next generation starts from it at the new size."""
+    message = f"from {world.size} to {size} by way of a checkpoint"
+    decision = Decision.model_validate(
+        {
+            "from": world.size.gpus,
+            "to": size.gpus,
+            "reason": "SpecChanged",
+            "message": message,
+            "time": world.now,
+        }
+    )
+    draft.holding = size
+    draft.set(
+        phase="Rescaling",
+        message=message,
+        desired_gpus=size.gpus,
+        last_decision=decision,
+        decisions=[*world.job.status.decisions, decision][-MAX_DECISIONS:],
+    )
+    draft.condition("Rescaling", True, "Rescaling", message)
+    draft.condition("Running", False, "Rescaling")
+    draft.tell("Rescaling", message)
+    gang.send_away(world, draft)
+
+
+def _finish_rescale(world: World, draft: Draft) -> None:
+    if world.live:
+        draft.holding = world.aim
+        gang.send_away(world, draft)
+        return
+    draft.set(rescales=(world.job.status.rescales or 0) + 1)
+    waiting.start_generation(world, draft, world.aim)

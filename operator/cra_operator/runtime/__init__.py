@@ -1,0 +1,1 @@
+"""The moving parts around the decisions: queue, workers, state, health and metrics."""

@@ -1,0 +1,42 @@
+"""From the spec's GPU counts to a number of equal pods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cra_operator.api import ScalingSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """So many workers (pods) of so many GPUs each."""
+
+    workers: int
+    gpus_per_worker: int
+
+    @property
+    def gpus(self) -> int:
+        """All GPUs together."""
+        return self.workers * self.gpus_per_worker
+
+    def __str__(self) -> str:
+        noun = "GPU" if self.gpus == 1 else "GPUs"
+        if self.gpus_per_worker == 1:
+            return f"{self.gpus} {noun}"
+        return f"{self.gpus} {noun} ({self.workers} x {self.gpus_per_worker})"
+
+
+def gpus_per_worker(scaling: ScalingSpec) -> int:
+    """GPUs of one pod: the number, or the lower end of a range such as `1-4`."""
+    return int(str(scaling.gpus_per_worker).split("-", maxsplit=1)[0])
+
+
+def wanted(scaling: ScalingSpec) -> Size:
+    """The size that the job should have: the pinned one, else the smallest allowed.
+
+    Where `gpusPerWorker` is a range the API cannot check multiples, so a pinned size is rounded down to whole
+    workers and the minimum is rounded up.
+    """
+    each = gpus_per_worker(scaling)
+    workers = -(-scaling.min_gpus // each) if scaling.gpus is None else scaling.gpus // each
+    return Size(workers=max(1, workers), gpus_per_worker=each)
