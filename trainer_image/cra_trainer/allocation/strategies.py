@@ -1,0 +1,202 @@
+"""Interchangeable ways to split work over nodes, behind one protocol.
+
+``uniform``, ``random``, ``fixed``, ``parameters`` and ``data`` are the initial strategies: their shares
+follow from what is given and stay. ``attention`` weighs the measured capability: p = softmax(a + log c), with
+scores a that learn online.
+
+What the scores learn from is the time of a step, the maximum over the nodes of t_i = p_i·u_i, where u_i is
+the measured time per unit of work. The gradient of a smooth maximum, averaged over the measured steps, is a
+stochastic gradient of the expected step time; so it sees what an average speed cannot: a node whose time
+varies costs more than a steady one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from cra_trainer.allocation.attention import NodeScorer, Similarity
+from cra_trainer.allocation.shares import Floats, shares, softmax
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """What is known of n nodes.
+
+    Attributes:
+        capability: Measured units of work per second, [n], above 0.
+        features: What attention looks at, [n, `FEATURES`].
+        demand: What the job asks for, [`DEMAND`].
+        parameters: Trainable parameters that each node holds, [n].
+        data: Samples that each node holds, [n].
+    """
+
+    capability: Floats
+    features: Floats
+    demand: Floats
+    parameters: Floats
+    data: Floats
+
+
+FEATURES = 3
+DEMAND = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """A split: weights w (sum 1), shares p (sum 1), and the scores a behind them where there are any."""
+
+    weights: Floats
+    shares: Floats
+    scores: Floats | None = None
+
+
+class Strategy(Protocol):
+    """A way to split work over nodes."""
+
+    def allocate(self, nodes: Nodes) -> Allocation:
+        """The split for these nodes; the same nodes and state give the same split."""
+        ...
+
+    def learn(self, nodes: Nodes, unit_seconds: Floats) -> None:
+        """Take in the measured seconds per unit of work, [steps, n], that followed from splitting over
+        `nodes`.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been learned, as tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what was learned."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A split that nothing measured changes."""
+
+    def learn(self, nodes: Nodes, unit_seconds: Floats) -> None:
+        """Nothing to learn."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing was learned."""
+
+
+def _proportional(amounts: Floats) -> Allocation:
+    p = amounts / amounts.sum()
+    return Allocation(weights=p, shares=p)
+
+
+@dataclass(frozen=True)
+class Uniform(_Given):
+    """Every node the same."""
+
+    def allocate(self, nodes: Nodes) -> Allocation:
+        return _proportional(np.ones(len(nodes.capability)))
+
+
+@dataclass(frozen=True)
+class Random(_Given):
+    """Shares drawn once from the seed, the largest at most thrice the smallest."""
+
+    seed: int = 0
+
+    def allocate(self, nodes: Nodes) -> Allocation:
+        return _proportional(np.random.default_rng(self.seed).uniform(0.5, 1.5, len(nodes.capability)))
+
+
+@dataclass(frozen=True)
+class Fixed(_Given):
+    """Shares in proportion to given weights; with more nodes than weights, the weights repeat."""
+
+    weights: Sequence[float] = field(default=(1.0,))
+
+    def allocate(self, nodes: Nodes) -> Allocation:
+        return _proportional(np.resize(np.asarray(self.weights, dtype=np.float64), len(nodes.capability)))
+
+
+@dataclass(frozen=True)
+class ByParameters(_Given):
+    """Shares in proportion to the trainable parameters that each node holds."""
+
+    def allocate(self, nodes: Nodes) -> Allocation:
+        return _proportional(nodes.parameters)
+
+
+@dataclass(frozen=True)
+class ByData(_Given):
+    """Shares in proportion to the samples that each node holds."""
+
+    def allocate(self, nodes: Nodes) -> Allocation:
+        return _proportional(nodes.data)
+
+
+class Attention:
+    """p = softmax(a + log c), with scores that learn from measured step times.
+
+    Args:
+        heads: Attention heads.
+        seed: Of the initial projections.
+        similarity: How the demand is compared with the nodes.
+        rate: Learning rate of the scores.
+    """
+
+    # Sharpness of the smooth maximum over times that are normalised to a mean of 1.
+    SHARPNESS = 20.0
+    # The pull back to a = 0: what is no longer confirmed by measurements fades.
+    DECAY = 1e-3
+
+    def __init__(
+        self, *, heads: int = 4, seed: int = 0, similarity: Similarity = "dot", rate: float = 0.1
+    ) -> None:
+        self.scorer = NodeScorer(FEATURES, DEMAND, heads=heads, seed=seed, similarity=similarity)
+        self._optimizer = torch.optim.SGD(self.scorer.parameters(), lr=rate)
+
+    def allocate(self, nodes: Nodes) -> Allocation:
+        with torch.no_grad():
+            scores = self._scores(nodes).double().numpy()
+        return Allocation(weights=softmax(scores), shares=shares(scores, nodes.capability), scores=scores)
+
+    def learn(self, nodes: Nodes, unit_seconds: Floats) -> None:
+        with torch.enable_grad():
+            scores = self._scores(nodes)
+            p = (scores + torch.from_numpy(np.log(nodes.capability)).float()).softmax(dim=0)
+            times = p * torch.from_numpy(unit_seconds).float()
+            times = times / times.detach().mean()
+            smooth_max = torch.logsumexp(self.SHARPNESS * times, dim=1).mean() / self.SHARPNESS
+            (smooth_max + self.DECAY * (scores**2).sum()).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def _scores(self, nodes: Nodes) -> torch.Tensor:
+        features, demand = torch.from_numpy(nodes.features).float(), torch.from_numpy(nodes.demand).float()
+        scores: torch.Tensor = self.scorer(features, demand)
+        return scores
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scorer": self.scorer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.scorer.load_state_dict(state["scorer"])
+
+
+def make_strategy(name: str, *, heads: int = 4, weights: Sequence[float] = (), seed: int = 0) -> Strategy:
+    """The strategy of ``spec.allocator.ranks``."""
+    strategies: dict[str, Strategy] = {
+        "uniform": Uniform(),
+        "random": Random(seed),
+        "fixed": Fixed(weights or (1.0,)),
+        "parameters": ByParameters(),
+        "data": ByData(),
+    }
+    return strategies[name] if name in strategies else Attention(heads=heads, seed=seed)

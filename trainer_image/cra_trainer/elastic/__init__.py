@@ -1,0 +1,1 @@
+"""Membership: which processes train together, and how they reach each other."""

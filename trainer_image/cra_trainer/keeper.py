@@ -1,0 +1,86 @@
+"""Keeps the training in checkpoints, and takes it up again on every rank from what rank 0 reads."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from cra_trainer import config, state
+from cra_trainer.checkpoint import Checkpoints, parse
+from cra_trainer.elastic.group import Group
+from cra_trainer.process import Process
+
+# A message of 4096 bytes has more to say than one error.
+_BRIEF = 300
+
+
+class Keeper:
+    """The session's checkpoints; on ranks other than 0, and without a directory, it keeps nothing.
+
+    Args:
+        this: For the directory, and the numbers to expose.
+        group: The ranks that restore together.
+        settings: Interval and number of checkpoints.
+    """
+
+    def __init__(self, this: Process, group: Group, settings: config.Checkpointing) -> None:
+        self._group, self._readings, self._interval = group, this.readings, settings.interval_seconds
+        directory = this.env.checkpoint_dir
+        self._checkpoints = Checkpoints(directory, keep=settings.keep) if directory else None
+        self._rejected: tuple[str, ...] = ()
+        self._last = time.monotonic()
+
+    def restore(self, parts: state.Parts) -> state.Position:
+        """Put the newest good checkpoint into the parts, on every rank; without one the training starts.
+
+        Raises:
+            ValueError: The checkpoint is of another script.
+        """
+        payload = None
+        if self._checkpoints:
+            loaded = self._checkpoints.load()
+            payload, self._rejected = loaded.payload, loaded.rejected
+        payload = self._group.broadcast(payload)
+        return state.restore(parse(payload), parts) if payload is not None else state.Position()
+
+    @property
+    def due(self) -> bool:
+        """Whether the interval has passed and the checkpoint before is written."""
+        return (
+            self._checkpoints is not None
+            and time.monotonic() - self._last >= self._interval
+            and not self._checkpoints.busy
+        )
+
+    def save(self, parts: state.Parts, position: state.Position, *, wait: bool = False) -> None:
+        """Write a checkpoint in the background, or `wait` until it is written."""
+        if self._checkpoints is None:
+            return
+        self._last = time.monotonic()
+        self._checkpoints.save(state.gather(parts, position), position.cursor.step)
+        if wait:
+            self._checkpoints.wait()
+
+    def publish(self) -> None:
+        """Expose what has become of the checkpoints."""
+        if self._checkpoints is None:
+            return
+        newest = self._checkpoints.newest
+        if newest is not None:
+            self._readings.checkpoint_step = newest.step
+            self._readings.checkpoint_timestamp_seconds = newest.time
+        self._readings.checkpoints_rejected_total = float(len(self._rejected))
+        self._readings.checkpoint_failures_total = float(self._checkpoints.failures)
+
+    def describe(self) -> dict[str, Any]:
+        """The newest checkpoint, those that were passed over, and why the last one could not be written."""
+        if self._checkpoints is None:
+            return {}
+        told: dict[str, Any] = {}
+        if self._checkpoints.newest:
+            told |= {"step": self._checkpoints.newest.step, "path": str(self._checkpoints.newest.path)}
+        if self._rejected:
+            told["rejected"] = [text[:_BRIEF] for text in self._rejected[:3]]
+        if self._checkpoints.failure:
+            told["failure"] = self._checkpoints.failure[:_BRIEF]
+        return {"checkpoint": told} if told else {}

@@ -1,0 +1,214 @@
+"""The gradient reduction of a step, and the few numbers that ride on it.
+
+DDP reduces gradients bucket by bucket while the backward pass goes on. Two things are different here.
+Gradients are summed, not averaged: each rank has scaled its loss by its part of the global batch, so the sum
+is the exact mean over samples however unequal the parts are. And the last bucket is longer than its
+gradients: each rank has a row of a small table there in which only it writes, so the sum hands every rank the
+whole table, without a collective of its own. The last bucket is ready when the local backward pass is all but
+done, so the table can carry the compute time of this very step.
+
+On a GPU nothing here waits for the device: times are differences of events, and the table is read one step
+later, when it has long been copied to the host. Every rank does so alike, so decisions that follow from the
+table still fall in the same step everywhere.
+"""
+
+# NB: no postponed annotations here: DDP compares those of its hook with the types themselves.
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch._C._distributed_c10d import GradBucket
+from torch.nn.parallel import DistributedDataParallel
+
+from cra_trainer.allocation.shares import Floats, Ints
+from cra_trainer.elastic.group import Group
+
+
+class Column(IntEnum):
+    """What each rank tells all others in every step."""
+
+    SECONDS = 0  # of computing this step, up to the last gradient
+    LOSS = 1  # its part of the global mean loss
+    STOP = 2  # 1 when it was asked to leave
+    DIGEST = 3  # of its pending plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """A reduced step: what all ranks told, [world_size], and how this one's time was spent.
+
+    Attributes:
+        rows: The rows that `seconds` were spent on.
+    """
+
+    rows: Ints
+    seconds: Floats
+    loss: float
+    stop: bool
+    digests: Floats
+    compute_seconds: float
+    communication_seconds: float
+
+
+class Stopwatch:
+    """Compute and communication time of a step: marks on the host's clock, or events on the GPU's stream."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._marks: list[float | torch.cuda.Event] = []
+
+    def mark(self) -> None:
+        """Note this moment."""
+        if not self._cuda:
+            self._marks.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        self._marks.append(event)
+
+    def between(self, first: int, second: int) -> float:
+        """Seconds from one mark to another; waits for the GPU to have passed the second."""
+        a, b = self._marks[first], self._marks[second]
+        if isinstance(a, float) and isinstance(b, float):
+            return b - a
+        assert isinstance(a, torch.cuda.Event)
+        assert isinstance(b, torch.cuda.Event)
+        b.synchronize()
+        return float(a.elapsed_time(b)) / 1000
+
+
+@dataclass(kw_only=True)
+class _Step:
+    """A step under way."""
+
+    rows: Ints
+    measured_rows: Ints
+    watch: Stopwatch
+    loss: Tensor | None = None
+    table: Tensor | None = None
+
+
+class Replica(DistributedDataParallel):
+    """DDP that leaves evaluation alone: ranks may evaluate unequal numbers of batches, so nothing is
+    synchronised there.
+    """
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        if self.training and torch.is_grad_enabled():
+            return super().forward(*inputs, **kwargs)  # type: ignore[no-untyped-call]
+        return self.module(*inputs, **kwargs)
+
+
+class Reducer:
+    """Wraps a model in DDP with the reduction described above.
+
+    Args:
+        group: The ranks that reduce.
+        model: The user's model, on the group's device.
+        stopping: Whether this process was asked to leave.
+        digest: Digest of this rank's pending plan.
+    """
+
+    def __init__(
+        self, group: Group, model: nn.Module, *, stopping: Callable[[], bool], digest: Callable[[], int]
+    ) -> None:
+        self._group, self._stopping, self._digest = group, stopping, digest
+        self._cuda = group.device.type == "cuda"
+        self._scratch: dict[tuple[int, torch.dtype], Tensor] = {}
+        self._step: _Step | None = None
+        # On the GPU the table of a step is read when the next one is done.
+        self._unread: deque[_Step] = deque()
+        self._last_compute = 0.0
+        self._last_rows: Ints = np.zeros(group.world_size, dtype=np.int64)
+        self.model = Replica(model, device_ids=[group.device.index] if self._cuda else None)
+        self.model.register_comm_hook(self, _reduce_bucket)
+
+    def begin(self, rows: Ints) -> None:
+        """A step starts: its batch, of which rank i has rows[i], is about to be loaded."""
+        measured = self._last_rows if self._cuda else rows
+        self._step = _Step(rows=rows, measured_rows=measured, watch=Stopwatch(self._group.device))
+        self._step.watch.mark()
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward through this rank's part of the global mean loss; on return the gradients are reduced."""
+        assert self._step is not None
+        self._step.loss = loss.detach()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._step.watch.mark()
+        if self._step.table is None:
+            raise RuntimeError("the backward pass reached no parameter of the prepared model")
+
+    def end(self) -> StepReport | None:
+        """The report of this step on a CPU, of the one before on a GPU (None for the first)."""
+        assert self._step is not None
+        self._unread.append(self._step)
+        self._step = None
+        return self._read(self._unread.popleft()) if len(self._unread) > self._cuda else None
+
+    def _read(self, step: _Step) -> StepReport:
+        assert step.table is not None
+        communication = step.watch.between(1, 2)
+        self._last_compute, self._last_rows = step.watch.between(0, 1), step.rows
+        table = step.table.double().cpu().numpy().reshape(self._group.world_size, len(Column))
+        return StepReport(
+            rows=step.measured_rows,
+            seconds=table[:, Column.SECONDS],
+            loss=float(table[:, Column.LOSS].sum()),
+            stop=bool(table[:, Column.STOP].any()),
+            digests=table[:, Column.DIGEST],
+            compute_seconds=self._last_compute,
+            communication_seconds=communication,
+        )
+
+    def reduce_last(self, buffer: Tensor) -> torch.futures.Future[Tensor]:
+        """Sum the last bucket with the table behind it."""
+        step = self._step
+        if step is None or step.loss is None:
+            raise RuntimeError("backward() of the loss: call session.backward(loss) instead")
+        step.watch.mark()
+        n, width = buffer.numel(), len(Column)
+        key = (n, buffer.dtype)
+        if key not in self._scratch:
+            # DDP settles its buckets anew after the first step; what was sized for the old ones is of no use.
+            self._scratch = {
+                key: torch.zeros(n + self._group.world_size * width, dtype=buffer.dtype, device=buffer.device)
+            }
+        scratch = self._scratch[key]
+        scratch[:n].copy_(buffer)
+        scratch[n:].zero_()
+        mine = scratch[n + self._group.rank * width :][:width]
+        # The time that a GPU took is known when it has passed the event, so there it is the last step's.
+        seconds = self._last_compute if self._cuda else step.watch.between(0, 1)
+        mine.copy_(torch.tensor([seconds, 0.0, float(self._stopping()), float(self._digest())]))
+        mine[Column.LOSS] = step.loss
+        work = dist.all_reduce(scratch, async_op=True)
+        assert work is not None
+
+        def deliver(future: torch.futures.Future[list[Tensor]]) -> Tensor:
+            summed = future.value()[0]
+            step.table = torch.empty(len(summed) - n, dtype=summed.dtype, pin_memory=self._cuda)
+            step.table.copy_(summed[n:], non_blocking=self._cuda)
+            return summed[:n]
+
+        return work.get_future().then(deliver)
+
+
+def _reduce_bucket(reducer: Reducer, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """DDP's communication hook."""
+    if bucket.is_last():
+        return reducer.reduce_last(bucket.buffer())
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    return work.get_future().then(_first)
+
+
+def _first(future: torch.futures.Future[list[Tensor]]) -> Tensor:
+    return future.value()[0]

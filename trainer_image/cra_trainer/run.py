@@ -1,0 +1,172 @@
+"""Start a training script in a pod: ``python -m cra_trainer.run [-m module | script.py] args…``.
+
+With one local rank the script runs in this very process. With several (``LOCAL_WORLD_SIZE`` > 1) one process
+per local rank is started, ranks counting from ``RANK``. They share the pod's one metrics port, its
+termination message and its SIGTERM through this launcher; the first rank that fails ends the rest, and its
+exit code and message are the pod's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from cra_trainer import script, telemetry
+from cra_trainer.config import ConfigError, Env, read_env
+
+USAGE = "usage: python -m cra_trainer.run [-m module | script.py] args..."
+GRACE_SECONDS = 10
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the script, or one process per local rank; returns the exit code."""
+    try:
+        env = read_env()
+    except ConfigError as error:
+        print(f"cra_trainer.run: {error}", file=sys.stderr)
+        return 2
+    if not arguments or (arguments[0] == "-m" and len(arguments) < 2):
+        print(USAGE, file=sys.stderr)
+        return 2
+    if env.local_world_size == 1:
+        return script.main(arguments)
+    with tempfile.TemporaryDirectory(prefix="cra-") as scratch:
+        return LocalRanks(env, arguments, Path(scratch)).run()
+
+
+class LocalRanks:
+    """The processes of a pod with several GPUs.
+
+    Args:
+        env: The pod's environment; `Env.rank` is that of its first process.
+        arguments: The script and its arguments.
+        scratch: A directory for the ranks' own termination messages.
+    """
+
+    def __init__(self, env: Env, arguments: Sequence[str], scratch: Path) -> None:
+        self._env, self._scratch = env, scratch
+        self._command = [sys.executable, "-m", "cra_trainer.script", *arguments]
+        self._ports = _free_ports(env.pod_ip, env.local_world_size) if env.metrics_port else []
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._ended = threading.Semaphore(0)
+
+    def run(self) -> int:
+        """Start the ranks and wait for all of them; returns the first failure's exit code, or 0."""
+        # A handler that hears SIGTERM before the first child exists, so that none is started and then
+        # forgotten.
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: self._forward(stop))
+        self._children = [self._spawn(i) for i in range(self._env.local_world_size)]
+        if stop.is_set():
+            self._signal(signal.SIGTERM)
+        if self._env.metrics_port:
+            telemetry.serve(
+                self._env.metrics_port,
+                metrics=lambda: merge([self._get(port, "metrics") or b"" for port in self._ports]),
+                ready=lambda: all(self._get(port, "readyz") is not None for port in self._ports),
+                address=self._env.pod_ip or "0.0.0.0",
+            )
+        first = self._wait()
+        self._report(first)
+        return 0 if first is None else _exit_code(self._children[first].returncode)
+
+    def _spawn(self, index: int) -> subprocess.Popen[bytes]:
+        environ = os.environ | {
+            "RANK": str(self._env.rank + index),
+            "LOCAL_RANK": str(index),
+            "CRA_TERMINATION_LOG": str(self._log(index)),
+            "CRA_METRICS_PORT": str(self._ports[index]) if self._ports else "",
+        }
+        child = subprocess.Popen(self._command, env=environ)
+        threading.Thread(target=self._watch, args=(child,), daemon=True).start()
+        return child
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> None:
+        child.wait()
+        self._ended.release()
+
+    def _wait(self) -> int | None:
+        """Wait for every rank; returns the index of the first that failed, whose failure ends the rest."""
+        first: int | None = None
+        for _ in self._children:
+            self._ended.acquire()
+            if first is None:
+                first = next((i for i, child in enumerate(self._children) if child.returncode), None)
+                if first is not None:
+                    self._signal(signal.SIGTERM)
+                    timer = threading.Timer(GRACE_SECONDS, self._signal, [signal.SIGKILL])
+                    timer.daemon = True
+                    timer.start()
+        return first
+
+    def _forward(self, stop: threading.Event) -> None:
+        stop.set()
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for child in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                child.send_signal(number)
+
+    def _log(self, index: int) -> Path:
+        return self._scratch / f"termination-{index}"
+
+    def _report(self, first: int | None) -> None:
+        """The pod says what the rank said that failed first, or else what its first rank said."""
+        log = self._log(first or 0)
+        if self._env.termination_log and log.exists():
+            with contextlib.suppress(OSError):
+                self._env.termination_log.write_bytes(log.read_bytes())
+
+    def _get(self, port: int, path: str) -> bytes | None:
+        """What a rank's own endpoint answers; None when it is not there or not ready."""
+        url = f"http://{self._env.pod_ip or '127.0.0.1'}:{port}/{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=1) as answer:
+                return bytes(answer.read())
+        except OSError:
+            return None
+
+
+def merge(expositions: Sequence[bytes]) -> bytes:
+    """Several expositions as one: each family's lines together, under one header."""
+    families: dict[str, list[str]] = {}
+    for exposition in expositions:
+        header: list[str] = []
+        name = ""
+        for line in exposition.decode().splitlines():
+            if line.startswith("# HELP"):
+                name = line.split()[2]
+                header = [line]
+            elif line.startswith("# TYPE"):
+                families.setdefault(name, [*header, line])
+            else:
+                families[name].append(line)
+    return "".join(f"{line}\n" for lines in families.values() for line in lines).encode()
+
+
+def _free_ports(address: str | None, count: int) -> list[int]:
+    """Ports that are free now; held open together, so that they differ."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in held:
+            one.bind((address or "0.0.0.0", 0))
+        return [one.getsockname()[1] for one in held]
+
+
+def _exit_code(code: int) -> int:
+    """As a shell would say it: a process ended by signal n exits with 128 + n."""
+    return 128 - code if code < 0 else code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,361 @@
+"""The session: what a training script says to train on any number of ranks, stop and go on.
+
+A whole script::
+
+    import torch, cra_trainer
+
+    session = cra_trainer.init()                                # finds its group; one process outside a
+    cluster train, test = load_my_datasets()                            # any map-style torch data set, the
+    same on every rank model = MyModel() optimizer = cra_trainer.make_optimizer(model.parameters(),
+    session.config.training.optimizer) model, optimizer = session.prepare(model, optimizer)        # device,
+    newest checkpoint, DDP
+
+    for epoch in session.epochs():                              # from where the checkpoint stopped
+        model.train()
+        for x, y in session.batches(train):                     # this rank's rows of the next global batch
+            session.backward(loss_function(model(x), y))        # mean loss over these rows, or one loss per
+            row session.step()                                      # optimizer step, checkpoint, leave when
+            asked to
+        model.eval()
+        correct = count = 0
+        for x, y in session.shard(test):                        # this rank's part of the test set
+            correct, count = correct + accurate(model(x), y), count + len(y)
+        session.report(accuracy=(correct, count))               # merged over ranks; may end the training
+    session.finish()                                            # last checkpoint, result
+
+The contract:
+
+- Every rank runs the same script and calls `batches`/`backward`/`step`, `report` and `finish` alike.
+- Each sample is trained exactly once per epoch, whatever the number of ranks and their shares; a rank's batch
+  may have any
+  number of rows, and differs from step to step. (A rank with no part in a very small last batch gets one
+  row that counts for nothing.)
+- The gradient is the mean over the samples of the global batch: equal to that of one process on the same
+  batch.
+- After `step` returns, the step is part of the training on every rank. On SIGTERM to any rank all ranks end
+  in the same
+  `step` by ``SystemExit(143)``, after rank 0 has saved a checkpoint.
+- Random numbers (torch, random, NumPy) are seeded for each step from the job's seed, the step and the rank.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from cra_trainer import data, process, progress, state, termination
+from cra_trainer.account import Account
+from cra_trainer.allocation.ranks import RankPlanner
+from cra_trainer.allocation.shares import Ints, apportion
+from cra_trainer.allocation.strategies import make_strategy
+from cra_trainer.config import Config, read_config
+from cra_trainer.elastic import group as groups
+from cra_trainer.keeper import Keeper
+from cra_trainer.parallel import Reducer
+
+log = logging.getLogger("cra_trainer")
+
+Measure = float | tuple[float, float]
+
+
+class SessionError(RuntimeError):
+    """The script used the session in a way that the contract excludes; the text says what to do instead."""
+
+
+def init(config: Config | None = None) -> Session:
+    """Join the training group and return its session; the first thing a script does.
+
+    Args:
+        config: Instead of what ``CRA_CONFIG`` says.
+
+    Raises:
+        ConfigError: The environment or ``CRA_CONFIG`` holds a value that cannot be used.
+        torch.distributed.DistError: The other ranks did not come.
+    """
+    this = process.start()
+    config = config or read_config()
+    torch.manual_seed(config.training.seed)
+    return Session(this, config, groups.form(this.env))
+
+
+@dataclass(kw_only=True)
+class _Batch:
+    """The batch that the script holds."""
+
+    rows: Ints
+    total: int
+    started: float
+    reduced: bool = False
+
+
+class Session:
+    """One training, seen from one rank; made by `init`.
+
+    Attributes:
+        config: The job's spec as far as the trainer acts on it.
+    """
+
+    def __init__(self, this: process.Process, config: Config, group: groups.Group) -> None:
+        self.config = config
+        self._process, self._group = this, group
+        ranks = config.ranks
+        self._planner = RankPlanner(
+            strategy=make_strategy(ranks.strategy, heads=ranks.heads, weights=ranks.weights, seed=ranks.seed),
+            world_size=group.world_size,
+            batch_size=config.training.batch_size,
+        )
+        self._keeper = Keeper(this, group, config.checkpoint)
+        self._account = Account(this.readings, self._planner, epochs=config.training.epochs)
+        self._position = state.Position()
+        self._prepared: tuple[state.Parts, Reducer] | None = None
+        self._batch: _Batch | None = None
+
+    @property
+    def rank(self) -> int:
+        """This process's number in the group, from 0; rank 0 is the one that prints and writes."""
+        return self._group.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes in the group."""
+        return self._group.world_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return self._group.device
+
+    def prepare(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, **extras: state.Stateful
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Move the model to the device, take up the newest good checkpoint, and wrap the model for the group.
+
+        Args:
+            model: The model; the one returned is its DDP, and is the one to call.
+            optimizer: Its optimizer.
+            extras: Whatever else has a state to go on from, by name: a scheduler, an averaged model.
+
+        Raises:
+            SessionError: Called twice.
+            ValueError: The checkpoint is of another script.
+        """
+        if self._prepared is not None:
+            raise SessionError(
+                "session.prepare(): was called before; prepare model, optimizer and all else at once"
+            )
+        model.to(self.device)
+        parts = state.Parts(model=model, optimizer=optimizer, extras=extras, planner=self._planner)
+        self._position = self._keeper.restore(parts)
+        self._process.progress = self._describe
+        self._process.defer_stop()
+        reducer = Reducer(
+            self._group, model, stopping=lambda: self._process.stopping, digest=lambda: self._planner.digest
+        )
+        self._prepared = parts, reducer
+        self._process.readings.ready = True
+        self._publish()
+        return reducer.model, optimizer
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs still to train, from the one that a checkpoint stopped in; ends early when the goal is
+        reached.
+        """
+        self._use("epochs")
+        while not self._over:
+            yield self._position.cursor.epoch
+            self._use("epochs")
+            self._position = replace(self._position, cursor=self._position.cursor.next_epoch())
+            self._publish()
+
+    def batches(
+        self, dataset: data.MapDataset, *, collate: Callable[[list[Any]], Any] = default_collate
+    ) -> Iterator[Any]:
+        """This rank's batches of the rest of the epoch, on its device.
+
+        Args:
+            dataset: The training set, the same on every rank.
+            collate: Makes a batch of a list of samples; not used for a `TensorDataset`.
+
+        Raises:
+            SessionError: The data set is empty, or the last batch was not stepped.
+        """
+        _, reducer = self._use("batches")
+        size = self._account.size = len(dataset)
+        if not size:
+            raise SessionError("session.batches(): the data set is empty; give at least one sample")
+        training = self.config.training
+        order = data.permutation(size, seed=training.seed, epoch=self._position.cursor.epoch)
+        while (start := self._position.cursor.index) < size:
+            self._use("batches")
+            total = min(training.batch_size, size - start)
+            rows = self._planner.rows(total)
+            reducer.begin(rows)
+            self._batch = _Batch(rows=rows, total=total, started=time.perf_counter())
+            state.seed_step(training.seed, step=self._position.cursor.step, rank=self.rank)
+            part = data.slice_of(rows, self.rank)
+            # Without a row of its own a rank computes one all the same, since the reduction needs it, and
+            # weighs it 0.
+            mine = (
+                order[start + part.start : start + part.stop] if rows[self.rank] else order[start : start + 1]
+            )
+            yield data.to_device(data.fetch(dataset, mine, collate), self.device)
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward pass; on return the gradients are the mean over the global batch, on every rank.
+
+        Args:
+            loss: The mean loss over the rows of this rank's batch (no dimension), or the loss of each row
+            ([rows]).
+
+        Raises:
+            SessionError: No batch is open, or the loss has another shape.
+        """
+        batch = self._batch
+        if self._prepared is None or batch is None or batch.reduced:
+            raise SessionError("session.backward(): call it once for each batch of session.batches()")
+        mine = int(batch.rows[self.rank])
+        if loss.ndim > 1 or (loss.ndim == 1 and len(loss) != max(mine, 1)):
+            raise SessionError(
+                f"session.backward(): expected one mean loss or {max(mine, 1)} losses, one per row, "
+                f"got shape {list(loss.shape)}"
+            )
+        part = loss * (mine / batch.total) if loss.ndim == 0 else loss.sum() * (bool(mine) / batch.total)
+        self._prepared[1].backward(part)
+        batch.reduced = True
+
+    def step(self) -> None:
+        """Take the optimizer step and all that goes with it; does not return when the group was asked to
+        leave.
+
+        Raises:
+            SessionError: `backward` was not called for this batch.
+            SystemExit: With code 143, on every rank after the same step, when any rank got SIGTERM.
+        """
+        batch = self._batch
+        if self._prepared is None or batch is None or not batch.reduced:
+            raise SessionError("session.step(): call session.backward(loss) for this batch first")
+        parts, reducer = self._prepared
+        parts.optimizer.step()
+        parts.optimizer.zero_grad(set_to_none=True)
+        self._batch = None
+        seconds = time.perf_counter() - batch.started
+        self._position = replace(
+            self._position,
+            cursor=self._position.cursor.advance(batch.total),
+            seconds=self._position.seconds + seconds,
+        )
+        self._account.step(rows=int(batch.rows[self.rank]), total=batch.total, seconds=seconds)
+        report = reducer.end()
+        if report is not None:
+            self._account.take(report)
+            self._planner.observe(report.rows, report.seconds, report.digests)
+        self._publish()
+        if report is not None and report.stop:
+            self._keeper.save(parts, self._position, wait=True)
+            self._process.say({**self._describe(), "outcome": "left"})
+            raise SystemExit(termination.LEFT)
+        if self._keeper.due:
+            self._keeper.save(parts, self._position)
+
+    def shard(
+        self,
+        dataset: data.MapDataset,
+        *,
+        batch_size: int = 256,
+        collate: Callable[[list[Any]], Any] = default_collate,
+    ) -> Iterator[Any]:
+        """This rank's part of a data set to evaluate, in batches on its device; parts follow the ranks'
+        shares.
+        """
+        rows = apportion(self._planner.rows(self.config.training.batch_size), len(dataset))
+        part = data.slice_of(rows, self.rank)
+        for start in range(part.start, part.stop, batch_size):
+            indices = torch.arange(start, min(start + batch_size, part.stop))
+            yield data.to_device(data.fetch(dataset, indices, collate), self.device)
+
+    def report(self, **metrics: Measure) -> dict[str, float]:
+        """Tell how good the model is; every rank calls it, with the same names.
+
+        Args:
+            metrics: For each metric either a number (rank 0's counts) or a pair (sum, count) over this rank's
+            own
+                samples, which is merged over the ranks and gives each rank's performance P.
+
+        Returns:
+            The merged metrics, the same on every rank.
+        """
+        training = self.config.training
+        pairs = [name for name, value in metrics.items() if isinstance(value, tuple)]
+        flat = [float(x) for v in metrics.values() for x in (v if isinstance(v, tuple) else (v, 1.0))]
+        table = self._group.gather(flat).reshape(self.world_size, -1, 2)
+        merged: dict[str, float] = {}
+        for i, name in enumerate(metrics):
+            sums, counts = table[:, i, 0], table[:, i, 1]
+            merged[name] = float(sums.sum() / max(counts.sum(), 1)) if name in pairs else float(sums[0])
+        if pairs:
+            target = training.target.name if training.target else ""
+            name = target if target in pairs else pairs[0]
+            i = list(metrics).index(name)
+            smaller = progress.better(name, training) == "min"
+            self._account.judge(table[:, i, 0], table[:, i, 1], smaller_is_better=smaller)
+        goal = progress.judge(self._position.goal, merged, training)
+        self._position = replace(self._position, goal=goal, metrics={**self._position.metrics, **merged})
+        self._publish()
+        if self.rank == 0:
+            cursor = self._position.cursor
+            numbers = ", ".join(f"{name} {value:.4g}" for name, value in merged.items())
+            log.info(
+                "epoch %d of %d, step %d: %s (%.0f samples/s)%s",
+                cursor.epoch + 1,
+                training.epochs,
+                cursor.step,
+                numbers,
+                self._account.rate.value or 0.0,
+                f"; training ends: {goal.reason}" if goal.reason else "",
+            )
+        return merged
+
+    def finish(self, **metrics: Measure) -> None:
+        """End the training: a last `report` if there are metrics, the last checkpoint, and the result."""
+        parts, _ = self._use("finish")
+        if metrics:
+            self.report(**metrics)
+        if not self._position.finished:
+            self._position = replace(self._position, finished=True)
+            self._keeper.save(parts, self._position, wait=True)
+        self._publish()
+        self._group.dissolve()
+        if self.rank == 0:
+            for line in self._account.lines():
+                log.info(line)
+            self._process.say({**self._describe(), "outcome": "succeeded"})
+
+    @property
+    def _over(self) -> bool:
+        position = self._position
+        last = position.cursor.epoch >= self.config.training.epochs
+        return position.finished or bool(position.goal.reason) or last
+
+    def _use(self, caller: str) -> tuple[state.Parts, Reducer]:
+        """What was prepared, for a call that comes between two steps."""
+        if self._prepared is None:
+            raise SessionError(f"session.{caller}(): call session.prepare(model, optimizer) first")
+        if self._batch is not None:
+            raise SessionError(
+                f"session.{caller}(): call session.backward(loss) and session.step() for each batch first"
+            )
+        return self._prepared
+
+    def _publish(self) -> None:
+        self._account.publish(self._position)
+        self._keeper.publish()
+
+    def _describe(self) -> dict[str, Any]:
+        return {**self._account.describe(self._position), **self._keeper.describe()}

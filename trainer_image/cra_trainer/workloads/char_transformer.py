@@ -1,0 +1,121 @@
+"""Text, character by character: a small Transformer that predicts the next one.
+
+    python -m cra_trainer.run -m cra_trainer.workloads.char_transformer
+
+Parameters (``spec.workload.parameters``): ``path``, a text file or a folder of them (default: the licence
+texts of the machine, else the topics of Python's own help); ``context`` (default 64), ``width`` (64),
+``layers`` (2), ``heads`` (4). The last tenth of the text is held out for the test.
+"""
+
+from __future__ import annotations
+
+import pydoc_data.topics
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+import cra_trainer
+
+LICENCES = Path("/usr/share/common-licenses")
+
+
+def read(path: str | None) -> str:
+    """The text of a file, or of all files of a folder in the order of their names."""
+    if path is None and not LICENCES.is_dir():
+        return "\n".join(text for _, text in sorted(pydoc_data.topics.topics.items()))
+    place = Path(path) if path is not None else LICENCES
+    files = (
+        sorted(p for p in place.iterdir() if p.is_file() and not p.is_symlink())
+        if place.is_dir()
+        else [place]
+    )
+    return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+
+
+def load(text: str, context: int) -> tuple[TensorDataset, TensorDataset, int]:
+    """Windows of the text and what follows each character, [n, context] each, and the size of the alphabet."""
+    alphabet = {character: i for i, character in enumerate(sorted(set(text)))}
+    codes = torch.tensor([alphabet[character] for character in text])
+    # Consecutive windows: each character is predicted once per epoch.
+    n = (len(codes) - 1) // context
+    x, y = codes[: n * context].view(n, context), codes[1 : n * context + 1].view(n, context)
+    cut = n - n // 10
+    if cut == n:
+        raise ValueError(f"path: expected at least {10 * context} characters of text, got {len(text)}")
+    return TensorDataset(x[:cut], y[:cut]), TensorDataset(x[cut:], y[cut:]), len(alphabet)
+
+
+class Block(nn.Module):
+    """Causal self-attention and a feed-forward layer, normalised before each."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before_attention, self.before_feed = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, length, width = x.shape
+        q, k, v = (
+            self.qkv(self.before_attention(x)).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        )
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).reshape(rows, length, width))
+        return x + self.feed(self.before_feed(x))
+
+
+class CharTransformer(nn.Module):
+    """Characters [rows, context] → logits of the next ones [rows, context, alphabet]."""
+
+    def __init__(self, *, alphabet: int, context: int, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.characters, self.positions = nn.Embedding(alphabet, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, alphabet)
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = self.positions(torch.arange(x.shape[1], device=x.device))
+        logits: Tensor = self.head(self.norm(self.blocks(self.characters(x) + positions)))
+        return logits
+
+
+def main() -> None:
+    session = cra_trainer.init()
+    parameters = session.config.parameters
+    context = int(parameters.get("context", "64"))
+    train, test, alphabet = load(read(parameters.get("path")), context)
+    model: nn.Module = CharTransformer(
+        alphabet=alphabet,
+        context=context,
+        width=int(parameters.get("width", "64")),
+        layers=int(parameters.get("layers", "2")),
+        heads=int(parameters.get("heads", "4")),
+    )
+    optimizer = cra_trainer.make_optimizer(model.parameters(), session.config.training.optimizer)
+    model, optimizer = session.prepare(model, optimizer)
+
+    for _ in session.epochs():
+        model.train()
+        for x, y in session.batches(train):
+            session.backward(functional.cross_entropy(model(x).flatten(0, 1), y.flatten()))
+            session.step()
+
+        model.eval()
+        correct, loss_sum, count = 0.0, 0.0, 0
+        with torch.no_grad():
+            for x, y in session.shard(test):
+                logits = model(x).flatten(0, 1)
+                correct += float((logits.argmax(dim=1) == y.flatten()).sum())
+                loss_sum += float(functional.cross_entropy(logits, y.flatten(), reduction="sum"))
+                count += y.numel()
+        session.report(accuracy=(correct, count), test_loss=(loss_sum, count))
+
+    session.finish()
+
+
+if __name__ == "__main__":
+    main()
