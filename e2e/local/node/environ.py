@@ -44,19 +44,17 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
     return _REFERENCE.sub(replacement, text)
 
 
-def references(pod: Object) -> set[tuple[str, str]]:
-    """Config maps and secrets that the containers' environment needs."""
+def references(container: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Config maps and secrets that a container's environment needs."""
     found = set()
-    spec = pod["spec"]
-    for container in [*spec.get("initContainers", []), *spec["containers"]]:
-        for source in container.get("envFrom", []):
-            for kind, field in (("ConfigMap", "configMapRef"), ("Secret", "secretRef")):
-                if field in source:
-                    found.add((kind, source[field]["name"]))
-        for variable in container.get("env", []):
-            for kind, field in (("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")):
-                if reference := variable.get("valueFrom", {}).get(field):
-                    found.add((kind, reference["name"]))
+    for source in container.get("envFrom", []):
+        for kind, key in (("ConfigMap", "configMapRef"), ("Secret", "secretRef")):
+            if key in source:
+                found.add((kind, source[key]["name"]))
+    for variable in container.get("env", []):
+        for kind, key in (("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")):
+            if reference := variable.get("valueFrom", {}).get(key):
+                found.add((kind, reference["name"]))
     return found
 
 

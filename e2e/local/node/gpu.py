@@ -1,7 +1,7 @@
 """Simulated GPUs: which pod holds which, and how busy they are.
 
-A pod that holds n GPUs of a type may burn n times the type's share of a core; its utilisation is what it burns
-of that. All GPUs of a pod are equally busy, as nobody can tell them apart.
+A pod that holds n GPUs of a type may burn n times the type's share of a core; its utilisation is what it
+burns of that. All GPUs of a pod are equally busy, as nobody can tell them apart.
 """
 
 import collections

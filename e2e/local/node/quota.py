@@ -1,8 +1,8 @@
 """CPU quotas of pods, from outside: a simulated GPU is a share of a core.
 
 Where the kernel lets us make control groups, the scheduler enforces the quota. Elsewhere (an ordinary user,
-most containers) a throttler stops and continues the pod's processes by signals, so that what they burn stays on
-a line; coarser, but the same on average. Both count all processes of all containers of the pod.
+most containers) a throttler stops and continues the pod's processes by signals, so that what they burn stays
+on a line; coarser, but the same on average. Both count all processes of all containers of the pod.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from .config import cluster_id
 
 _log = logging.getLogger(__name__)
 
-# The kernel deals CPU time out in periods: a pod of half a core runs 10 ms, then stands 10 ms. Ranks that wait
-# for each other lose about a period per step to being out of phase, so it must be short against a step.
+# The kernel deals CPU time out in periods: a pod of half a core runs 10 ms, then stands 10 ms. Ranks that
+# wait for each other lose about a period per step to being out of phase, so it must be short against a step.
 PERIOD_MICROSECONDS = 20_000
 _THROTTLER_PERIOD = 0.02
 _THROTTLER_BURST = 0.02
@@ -164,7 +164,7 @@ def remove_groups(root: Path) -> None:
 
 
 def _cgroup_roots(root_dir: Path) -> list[tuple[Path, bool]]:
-    """Where the cluster's group may be, in the hierarchies with a `cpu` controller; with whether that is unified."""
+    """Where the cluster's group may be: hierarchies with a `cpu` controller, with whether that is unified."""
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, after = line.partition(" - ")

@@ -1,7 +1,8 @@
 """A pod's volumes: directories of the host that its containers mount.
 
-Config maps, secrets and the downward API are written once, when the pod starts; later changes of theirs do not
-reach a running pod. Only service account tokens are kept fresh. Sizes are enforced on memory volumes only.
+Config maps, secrets and the downward API are written once, when the pod starts; later changes of theirs do
+not reach a running pod. Only service account tokens are kept fresh. Sizes are enforced on memory volumes
+only.
 """
 
 import asyncio
