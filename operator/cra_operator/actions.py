@@ -71,7 +71,8 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """The API server will not have a pod that the plan asked for: HTTP status 403 or 422 and its words."""
+    """The API server will not have a pod of this generation: HTTP status 403 or 422 and its words."""
 
+    generation: int
     status: int
     message: str

@@ -123,11 +123,11 @@ def decide(
 
 
 def _explain(ask: Ask, room: int, total: int) -> str:
-    text = f"{ask.size} wanted, {room} of {total} free for it"
+    text = f"waiting for {ask.size}: {room} of {total} free"
     if ask.size.gpus > total:
-        return f"{text}: the nodes it may use never have as many"
+        return f"{text}, and the nodes that it may use have no more"
     if room >= ask.size.gpus:
-        return f"{text}, but not {ask.size.gpus_per_worker} on each of enough nodes"
+        return f"{text}, but not {ask.size.gpus_per_worker} together on enough nodes"
     return text
 
 

@@ -50,6 +50,7 @@ class PodView:
 
     Attributes:
         job: Name of the job that it belongs to, empty for pods that are not ours.
+        owner: Uid of the object that controls it.
         generation: Generation of the job's set of pods, from its label.
         rank: Index within the generation.
         workers: Size of its generation in pods.
@@ -71,6 +72,7 @@ class PodView:
     uid: str = ""
     resource_version: int = 0
     job: str = ""
+    owner: str = ""
     generation: int = 0
     rank: int = 0
     workers: int = 0

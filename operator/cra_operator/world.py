@@ -32,6 +32,7 @@ class World:
         verdict: The answer to `asks_for`, None if it asked for nothing.
         observation: The last look at its metrics, if any.
         refusal: Set if the API server refused a pod of the last plan.
+        leftovers: Pods of an earlier job of the same name that are not gone yet.
         image_pull_policy: Pull policy of the trainer image.
     """
 
@@ -43,12 +44,14 @@ class World:
     verdict: Verdict | None = None
     observation: Observation | None = None
     refusal: Refusal | None = None
+    leftovers: int = 0
     image_pull_policy: str = "IfNotPresent"
 
     @cached_property
     def generation(self) -> int:
-        """The newest generation: the status's, or one that only its pods know of."""
-        return max([self.job.status.generation or 0, *(pod.generation for pod in self.pods)])
+        """The newest generation: the status's, or one that only its pods or their refusal know of."""
+        refused = self.refusal.generation if self.refusal is not None else 0
+        return max([self.job.status.generation or 0, refused, *(pod.generation for pod in self.pods)])
 
     @cached_property
     def current(self) -> tuple[PodView, ...]:
@@ -107,4 +110,4 @@ def asks_for(world: World) -> Size | None:
     if phase in ACTIVE:
         return world.wanted if world.wanted != world.size else None
     waits = job.status.retry_after is not None and world.now < job.status.retry_after
-    return None if waits or world.live else world.wanted
+    return None if waits or world.live or world.leftovers else world.wanted

@@ -24,6 +24,7 @@ class Observation:
 
     Attributes:
         time: When it was made.
+        generation: The job's generation of pods that was looked at.
         available: Whether the trainers' metrics were there.
         reason: CamelCase word for the state of the metrics.
         message: The same for people.
@@ -34,6 +35,7 @@ class Observation:
     """
 
     time: datetime = field(compare=False)
+    generation: int
     available: bool = True
     reason: str = "Fresh"
     message: str = ""

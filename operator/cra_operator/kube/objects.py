@@ -17,8 +17,13 @@ from cra_operator.view import Exit, NodeView, PodPhase, PodView, Taint, Waiting
 _ORDINARY_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
-class Wire(msgspec.Struct, rename="camel"):
+class Wire(msgspec.Struct, rename="camel", frozen=True):
     """Base of all wire structures: camelCase, unknown fields skipped."""
+
+
+class OwnerReference(Wire):
+    uid: str = ""
+    controller: bool = False
 
 
 class Metadata(Wire):
@@ -28,6 +33,7 @@ class Metadata(Wire):
     resource_version: str = "0"
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    owner_references: list[OwnerReference] | None = None
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
     deletion_grace_period_seconds: int | None = None
@@ -192,6 +198,7 @@ def pod_view(pod: Pod) -> PodView:
         uid=meta.uid,
         resource_version=int(meta.resource_version),
         job=labels.get(names.JOB_LABEL, "") if managed else "",
+        owner=next((owner.uid for owner in meta.owner_references or () if owner.controller), ""),
         generation=int(_number(labels.get(names.GENERATION_LABEL))),
         rank=int(_number(labels.get(names.RANK_LABEL))),
         workers=int(_number(annotations.get(names.WORKERS_ANNOTATION))),

@@ -62,7 +62,7 @@ def _worker(pod: PodView, nodes: Mapping[str, NodeView], known: WorkerStatus | N
 
 def note_observation(draft: Draft, seen: Observation | None) -> None:
     """What the metrics say. When they are missing the last values stay, and the condition says so."""
-    if seen is None:
+    if seen is None or seen.generation != draft.get("generation"):
         return
     draft.condition("MetricsAvailable", seen.available, seen.reason, seen.message)
     if not seen.available:

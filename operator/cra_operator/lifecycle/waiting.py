@@ -24,8 +24,9 @@ def start_or_wait(world: World, draft: Draft) -> None:
         ending.fail(world, draft, ending.deadline_failure(world))
     elif status.retry_after is not None and world.now < status.retry_after:
         draft.look_again(status.retry_after)
-    elif world.live:
-        draft.set(message=f"waiting for {count(len(world.live), 'pod')} of the last generation to end")
+    elif world.live or world.leftovers:
+        pods = count(len(world.live) + world.leftovers, "earlier pod")
+        draft.set(phase=status.phase or "Pending", message=f"waiting for {pods} to end")
     elif world.verdict is not None:
         _admit(world, draft, world.verdict)
 

@@ -1,0 +1,206 @@
+"""The operator as a whole: its parts, wired together and started in order.
+
+Standing by, only the health endpoints and the election run. With the lease, the caches fill, every job is put
+in the queue once, and workers, the observer and Kopf's watch go on until a signal comes or the lease is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from cra_operator import names
+from cra_operator.api import JobKey
+from cra_operator.config import Config
+from cra_operator.controller.observation import Observation
+from cra_operator.controller.observe import Observer, Prometheus
+from cra_operator.handlers import watch_jobs
+from cra_operator.kube import paths
+from cra_operator.kube.client import ApiError, KubeClient
+from cra_operator.kube.events import EventRecorder
+from cra_operator.kube.leader import LeaderElection
+from cra_operator.runtime.admissions import Admissions
+from cra_operator.runtime.cluster import Cluster
+from cra_operator.runtime.health import serve
+from cra_operator.runtime.jobs import JobStore
+from cra_operator.runtime.metrics import Metrics
+from cra_operator.runtime.queue import WorkQueue
+from cra_operator.runtime.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+_WORKERS = 8
+_STUCK_SECONDS = 120.0
+_CRD_RETRY_SECONDS = 1.0
+
+
+class LeaseLostError(Exception):
+    """Another operator may be acting by now: this one must end at once."""
+
+
+class Operator:
+    """All parts of one operator process."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.jobs = JobStore()
+        self.queue: WorkQueue[JobKey] = WorkQueue()
+        self.metrics = Metrics(self.jobs, lambda: self.queue.depth)
+        self._client = KubeClient(self.metrics.request)
+        self._events = EventRecorder(self._client, config.pod_name)
+        self._cluster = Cluster(
+            self._client,
+            namespaces=config.watch_namespaces,
+            relist=config.resync,
+            on_pod=self._pod_changed,
+            on_capacity=lambda: self.admissions.review(),
+        )
+        self.admissions = Admissions(
+            nodes=lambda: self._cluster.nodes, pods=self._cluster.gpu_pods, on_room=self.queue.add
+        )
+        self._worker = Worker(
+            config=config,
+            client=self._client,
+            jobs=self.jobs,
+            cluster=self._cluster,
+            admissions=self.admissions,
+            queue=self.queue,
+            events=self._events,
+            metrics=self.metrics,
+        )
+        self._observer = Observer(
+            Prometheus(config.prometheus_url) if config.prometheus_url else None,
+            jobs=self.jobs,
+            pods_of=self._cluster.pods_of,
+            on_change=self._observed,
+        )
+        self._election = LeaderElection(
+            self._client, namespace=config.pod_namespace, name=names.APP, identity=config.pod_name
+        )
+        self._compared = time.monotonic()
+        self._acting = False
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT.
+
+        Raises:
+            LeaseLostError: The lease could not be kept.
+        """
+        try:
+            async with serve(
+                health_port=self._config.health_port,
+                metrics_port=self._config.metrics_port,
+                alive=self._alive,
+                ready=self._ready,
+                metrics=self.metrics.render,
+            ):
+                await _until_signal(self._lead())
+        finally:
+            await self._election.release()
+            await self._client.close()
+
+    async def _lead(self) -> None:
+        if self._config.leader_election:
+            await self._election.acquire()
+        async with asyncio.TaskGroup() as tasks:
+            if self._config.leader_election:
+                tasks.create_task(self._keep_lease())
+            for reflector in self._cluster.reflectors:
+                tasks.create_task(reflector.run())
+            tasks.create_task(self._events.run())
+            await self._cluster.synced()
+            await self._wait_for_definition()
+            logger.info("acting: %d jobs", len(self.jobs))
+            self._acting = True
+            for _ in range(_WORKERS):
+                tasks.create_task(self._worker.run())
+            tasks.create_task(self._compare_for_ever())
+            tasks.create_task(self._observe_for_ever())
+            await watch_jobs(self._job_event, self._config.watch_namespaces)
+
+    async def _keep_lease(self) -> None:
+        await self._election.hold()
+        raise LeaseLostError("the lease is lost")
+
+    async def _wait_for_definition(self) -> None:
+        """The first full list of jobs, as soon as the API server knows what they are."""
+        while True:
+            try:
+                await self._compare()
+                return
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                logger.warning("jobs cannot be listed yet: %s", error)
+                await asyncio.sleep(_CRD_RETRY_SECONDS)
+
+    async def _compare_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.resync)
+            try:
+                await self._compare()
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                logger.warning("jobs cannot be listed: %s", error)
+
+    async def _compare(self) -> None:
+        """Take over a fresh list of jobs, drop what vanished unnoticed, and look at every job again."""
+        for scope in self._config.watch_namespaces or (None,):
+            answer = msgspec.json.decode(await self._client.get(paths.jobs(scope)))
+            version = int(answer["metadata"]["resourceVersion"])
+            for key in self.jobs.adopt(answer["items"], version, scope):
+                self._worker.forget(key)
+        for job in self.jobs:
+            self.queue.add(job.key)
+        self._compared = time.monotonic()
+
+    async def _observe_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.observe_interval)
+            await self._observer.look()
+            for key in self.admissions.waiting:
+                self.queue.add(key)  # the line may have moved
+
+    def _pod_changed(self, key: JobKey) -> None:
+        if self.jobs.get(key) is not None:
+            self.queue.add(key)
+
+    def _job_event(self, kind: str | None, raw: Mapping[str, Any]) -> None:
+        if kind == "DELETED":
+            key = raw["metadata"]["namespace"], raw["metadata"]["name"]
+            if self.jobs.drop(key, raw["metadata"]["uid"]):
+                self._worker.forget(key)
+        elif (news := self.jobs.put(raw)) is not None:
+            self.queue.add(news)
+
+    def _observed(self, key: JobKey, observation: Observation) -> None:
+        self._worker.observations[key] = observation
+        self.queue.add(key)
+
+    def _alive(self) -> str | None:
+        if self.queue.waited > _STUCK_SECONDS:
+            return f"a job has been due for {self.queue.waited:.0f} s"
+        silent = time.monotonic() - self._compared
+        if self._acting and silent > 3 * self._config.resync + _STUCK_SECONDS:
+            return f"no comparison with the cluster for {silent:.0f} s"
+        return None
+
+    def _ready(self) -> str | None:
+        standing_by = self._config.leader_election and self._election.in_touch and not self._election.leading
+        return None if self._acting or standing_by else "not synced yet"
+
+
+async def _until_signal(work: Awaitable[None]) -> None:
+    """Run until it ends or a signal asks to stop."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        logger.info("stopped")

@@ -1,0 +1,121 @@
+"""The operator's own metrics.
+
+What is true of jobs right now (phases, GPUs) is read from the store when Prometheus asks, so nothing has to
+be cleaned up when a job goes; what happens is counted when it happens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cra_operator.api import Job, JobStatus, Phase
+
+_FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """All metrics, in a registry of their own."""
+
+    def __init__(self, jobs: Iterable[Job], queue_depth: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._reconciles = Histogram(
+            "cra_operator_reconcile_seconds",
+            "Time that one pass over one job took, its requests included.",
+            ["result"],
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self._requests = Counter(
+            "cra_operator_api_requests_total",
+            "Requests to the API server by verb and HTTP status; 0 if no answer came.",
+            ["verb", "code"],
+            registry=self.registry,
+        )
+        self._first_pod = Histogram(
+            "cra_operator_first_pod_seconds",
+            "Time from first hearing of a job to its first pod being created, waiting for GPUs included.",
+            buckets=(*_FAST, 30.0, 60.0, 300.0, 1800.0),
+            registry=self.registry,
+        )
+        self._restarts = Counter(
+            "cra_operator_restarts_total",
+            "Generations given up, by cause.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._rescales = Counter(
+            "cra_operator_rescales_total", "Changes of size carried out.", registry=self.registry
+        )
+        self._gpu_seconds = Counter(
+            "cra_operator_gpu_seconds_total",
+            "GPU-seconds that jobs have held, as their statuses tell.",
+            registry=self.registry,
+        )
+        depth = Gauge("cra_operator_queue_depth", "Jobs that are due.", registry=self.registry)
+        depth.set_function(queue_depth)
+        self.registry.register(_JobCollector(jobs))
+
+    def request(self, verb: str, status: int) -> None:
+        """An answer of the API server."""
+        self._requests.labels(verb, str(status)).inc()
+
+    def first_pod(self, seconds: float) -> None:
+        """A job got its first pod."""
+        self._first_pod.observe(seconds)
+
+    @contextmanager
+    def reconciling(self) -> Iterator[None]:
+        """Measure one pass."""
+        start, result = time.monotonic(), "error"
+        try:
+            yield
+            result = "success"
+        finally:
+            self._reconciles.labels(result).observe(time.monotonic() - start)
+
+    def note_transition(self, job: Job, new: JobStatus) -> None:
+        """A status was written: count what it tells has happened."""
+        old = job.status
+        if (new.restarts or 0) > (old.restarts or 0):
+            degraded = new.condition("Degraded")
+            self._restarts.labels(degraded.reason if degraded is not None else "Unknown").inc()
+        self._rescales.inc(max(0, (new.rescales or 0) - (old.rescales or 0)))
+        self._gpu_seconds.inc(max(0.0, (new.gpu_seconds or 0.0) - (old.gpu_seconds or 0.0)))
+
+    def render(self) -> bytes:
+        """The text exposition."""
+        return generate_latest(self.registry)
+
+
+class _JobCollector(Collector):
+    """Reads the jobs at scrape time."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        """Jobs by phase, and what each holds."""
+        phases = GaugeMetricFamily("cra_operator_jobs", "Jobs by phase.", labels=["phase"])
+        gpus = GaugeMetricFamily(
+            "cra_operator_job_gpus", "GPUs that the job holds.", labels=["namespace", "job"]
+        )
+        seconds = GaugeMetricFamily(
+            "cra_operator_job_gpu_seconds", "GPU-seconds of the job so far.", labels=["namespace", "job"]
+        )
+        jobs = list(self._jobs)
+        tally = Tally(job.status.phase or "Pending" for job in jobs)
+        for phase in get_args(Phase):
+            phases.add_metric([phase], tally[phase])
+        for job in jobs:
+            gpus.add_metric(list(job.key), job.status.gpus or 0)
+            seconds.add_metric(list(job.key), job.status.gpu_seconds or 0.0)
+        yield from (phases, gpus, seconds)

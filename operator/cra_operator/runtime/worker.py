@@ -1,0 +1,228 @@
+"""One pass over one job: gather what is known, decide, do it.
+
+The decision is made in one go, without waiting for anything in between, so all that it reads belongs
+together, and the promise of GPUs is made before any other job is decided. What it asks for is then done in an
+order that a crash at any point survives: creations, status, deletions (see `actions.Plan`), and events last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from cra_operator import names
+from cra_operator.actions import Apply, CreatePod, DeleteJob, DeletePod, Plan, RecordEvent, Refusal
+from cra_operator.admission import ask_for, bound_gpus
+from cra_operator.api import Job, JobKey
+from cra_operator.config import Config
+from cra_operator.controller.observation import Observation
+from cra_operator.kube import paths
+from cra_operator.kube.client import ApiError, KubeClient
+from cra_operator.kube.events import EventRecorder
+from cra_operator.reconcile import reconcile
+from cra_operator.runtime.admissions import Admissions
+from cra_operator.runtime.cluster import Cluster
+from cra_operator.runtime.jobs import JobStore
+from cra_operator.runtime.metrics import Metrics
+from cra_operator.runtime.queue import WorkQueue
+from cra_operator.runtime.statuses import Throttle, is_minor, status_patch
+from cra_operator.world import World, asks_for, is_ours
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """Carries out reconciliations; several run at once, on different jobs."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        client: KubeClient,
+        jobs: JobStore,
+        cluster: Cluster,
+        admissions: Admissions,
+        queue: WorkQueue[JobKey],
+        events: EventRecorder,
+        metrics: Metrics,
+    ) -> None:
+        self.observations: dict[JobKey, Observation] = {}
+        self._config = config
+        self._client = client
+        self._jobs = jobs
+        self._cluster = cluster
+        self._admissions = admissions
+        self._queue = queue
+        self._events = events
+        self._metrics = metrics
+        self._throttle = Throttle(config.observe_interval)
+
+    async def run(self) -> None:
+        """Work off the queue until cancelled."""
+        while True:
+            key = await self._queue.get()
+            try:
+                with self._metrics.reconciling():
+                    await self._tend(key)
+            except Exception as error:
+                delay = self._queue.failed(key)
+                expected = isinstance(error, ApiError | OSError | TimeoutError)
+                logger.warning(
+                    "%s/%s: %s; again in %.1f s", *key, error, delay, exc_info=None if expected else error
+                )
+            else:
+                self._queue.succeeded(key)
+            finally:
+                self._queue.done(key)
+
+    def forget(self, key: JobKey) -> None:
+        """The job is gone: drop all that is remembered of it."""
+        self._admissions.withdraw(key)
+        self._admissions.hold(key, None)
+        self._throttle.forget(key)
+        self._queue.forget(key)
+        self.observations.pop(key, None)
+
+    async def _tend(self, key: JobKey) -> None:
+        job = self._jobs.get(key)
+        if job is None:
+            self.forget(key)
+            return
+        if not is_ours(job):
+            return
+        refusal = await self._carry_out(job, self._decide(job))
+        if refusal is not None:
+            await self._carry_out(job, self._decide(job, refusal))
+
+    def _decide(self, job: Job, refusal: Refusal | None = None) -> Plan:
+        """Gather, decide and make the promise: no other job is decided meanwhile."""
+        pods = self._cluster.pods_of(job.key)
+        world = World(
+            job=job,
+            pods=tuple(pod for pod in pods if pod.owner == job.metadata.uid),
+            leftovers=sum(pod.owner != job.metadata.uid for pod in pods),
+            nodes=self._cluster.nodes,
+            image=self._config.trainer_image,
+            image_pull_policy=self._config.trainer_image_pull_policy,
+            observation=self.observations.get(job.key),
+            refusal=refusal,
+            now=datetime.now(UTC),
+        )
+        size = asks_for(world)
+        if size is None:
+            self._admissions.withdraw(job.key)
+        else:
+            ask = ask_for(
+                job,
+                size,
+                priority=self._cluster.priority(job.spec.priority_class_name),
+                held=bound_gpus(world.pods),
+            )
+            world = replace(world, verdict=self._admissions.answer(ask))
+        plan = reconcile(world)
+        self._admissions.hold(job.key, plan.holding)
+        if world.verdict is not None and world.verdict.fits:
+            self._admissions.withdraw(job.key)
+        return plan
+
+    async def _carry_out(self, job: Job, plan: Plan) -> Refusal | None:
+        """Do what the plan says; stop before the status if the API server refuses a pod for good."""
+        refusals = await _together(
+            *(self._create_pod(job, action) for action in plan.actions if isinstance(action, CreatePod)),
+            *(self._apply(action) for action in plan.actions if isinstance(action, Apply)),
+        )
+        refusal = next((answer for answer in refusals if answer is not None), None)
+        if refusal is not None:
+            return refusal
+        if not await self._write_status(job, plan):
+            return None
+        for action in plan.actions:
+            if isinstance(action, RecordEvent):
+                self._events.record(job, action)
+        await _together(
+            *(self._delete_pod(action) for action in plan.actions if isinstance(action, DeletePod)),
+            *(self._delete_job(job) for action in plan.actions if isinstance(action, DeleteJob)),
+        )
+        if plan.look_again is not None:
+            wait = (plan.look_again - datetime.now(UTC)).total_seconds()
+            self._queue.add_after(job.key, max(0.0, wait))
+        return None
+
+    async def _create_pod(self, job: Job, action: CreatePod) -> Refusal | None:
+        meta = action.manifest["metadata"]
+        collection = paths.collection("Pod", meta["namespace"])
+        try:
+            raw = await self._client.create(collection, action.manifest)
+        except ApiError as error:
+            if error.status in (403, 422):
+                generation = int(meta["labels"][names.GENERATION_LABEL])
+                return Refusal(status=error.status, message=error.message, generation=generation)
+            if error.reason != "AlreadyExists":
+                raise
+            raw = await self._client.get(f"{collection}/{meta['name']}")
+        else:
+            if job.status.generation is None and meta["labels"][names.RANK_LABEL] == "0":
+                self._metrics.first_pod(self._jobs.age(job.key))
+        self._cluster.learn(raw)
+        return None
+
+    async def _apply(self, action: Apply) -> None:
+        meta, kind = action.manifest["metadata"], action.manifest["kind"]
+        await self._client.apply(
+            f"{paths.collection(kind, meta['namespace'])}/{meta['name']}", action.manifest
+        )
+
+    async def _write_status(self, job: Job, plan: Plan) -> bool:
+        """Write what changed; False if the job is gone."""
+        patch = status_patch(job, plan.status)
+        if patch is None:
+            return True
+        if is_minor(job.status, plan.status):
+            wait = self._throttle.wait(job.key)
+            if wait > 0:
+                self._queue.add_after(job.key, wait)
+                return True
+        try:
+            answer = await self._client.patch(f"{paths.job(job.key)}/status", patch)
+        except ApiError as error:
+            # 409: the uid is another's. Either way this job is gone, and the watch tells what is there now.
+            if error.status not in (404, 409):
+                raise
+            if self._jobs.drop(job.key, job.metadata.uid):
+                self.forget(job.key)
+            return False
+        self._throttle.note(job.key)
+        raw: dict[str, Any] = msgspec.json.decode(answer)
+        self._jobs.put(raw)
+        self._metrics.note_transition(job, plan.status)
+        return True
+
+    async def _delete_pod(self, action: DeletePod) -> None:
+        path = f"{paths.collection('Pod', action.namespace)}/{action.name}"
+        try:
+            self._cluster.learn(await self._client.delete(path, uid=action.uid))
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def _delete_job(self, job: Job) -> None:
+        try:
+            await self._client.delete(paths.job(job.key), uid=job.metadata.uid)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
+
+async def _together(*work: Coroutine[Any, Any, Refusal | None]) -> list[Refusal | None]:
+    """Do all at once and finish all, then raise the first error if there was one."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
