@@ -14,7 +14,6 @@ from e2e.local import control, state
 from e2e.local.errors import CommandError, NoSuchClusterError, StartError
 from e2e.local.gputypes import DEFAULT_NODES, GPU_TYPES, NodeSpec
 from e2e.local.images import default_images
-from e2e.local.launch import Description, launch
 from e2e.local.layout import Layout, clusters_home
 from e2e.local.node.config import GpuType, ImageConfig
 from e2e.local.state import Record
@@ -68,7 +67,7 @@ class Cluster:
             gpu_types: What the nodes' types of GPU are worth.
             images: Images that pods may name, beside the default ones.
             scrape_interval: How often Prometheus scrapes, such as ``1s``.
-            detached: Leave it running when this process ends; otherwise it dies with it, however that happens.
+            detached: Leave it running when this process ends; otherwise it dies with it, whatever the cause.
             watcher: Called with each event of the start, as the control socket gives them.
 
         Raises:
@@ -79,8 +78,12 @@ class Cluster:
         name = name or f"c-{secrets.token_hex(4)}"
         if not _NAME.fullmatch(name):
             raise ValueError(f"name {name!r}: use at most 40 of a-z, 0-9 and '-', no '-' at the ends")
+        tools = ensure_tools()
+        # NB: here, for it imports packages; the command `build` works while pip is still installing them.
+        from e2e.local.launch import Description, launch
+
         description = Description(
-            tools=ensure_tools(),
+            tools=tools,
             nodes=nodes,
             gpu_types=gpu_types,
             images={**default_images(), **(images or {})},

@@ -167,9 +167,9 @@ def node_agent(layout: Layout) -> Component:
 def prometheus_config(layout: Layout, scrape_interval: str) -> dict[str, Any]:
     """Prometheus's configuration.
 
-    Pods are scraped by their ``prometheus.io/*`` annotations and keep the labels `namespace`, `pod` and `node`; nodes
-    are scraped for the exporter, whose own `namespace` and `pod` labels win (`honor_labels`) as they do with the
-    real exporter.
+    Pods are scraped by their ``prometheus.io/*`` annotations and get the labels `namespace`, `pod` and
+    `node`. Nodes are scraped for the exporter, whose own `namespace` and `pod` labels win (`honor_labels`),
+    as they do with the real exporter.
     """
     pods = [
         _keep("__meta_kubernetes_pod_annotation_prometheus_io_scrape", "true"),
@@ -184,7 +184,7 @@ def prometheus_config(layout: Layout, scrape_interval: str) -> dict[str, Any]:
             "separator": ":",
             "target_label": "__address__",
         },
-        # Discovery lists a pod once per container port; one target per pod is wanted, so what tells them apart goes.
+        # Discovery lists a pod once per container port; equal labels make one target of these.
         _copy("__meta_kubernetes_namespace", "namespace"),
         _copy("__meta_kubernetes_pod_name", "pod"),
         _copy("__meta_kubernetes_pod_node_name", "node"),

@@ -1,7 +1,7 @@
 """The way in: sockets that listen on the host, spliced to servers inside the cluster's network namespace.
 
-A socket belongs to the network namespace in which it was made, whoever holds it. The launcher makes the listening
-ones, init inherits them and opens the other end inside. TLS passes through untouched.
+A socket belongs to the network namespace in which it was made, whoever holds it. The launcher makes the
+listening ones, init inherits them and opens the other end inside. TLS passes through untouched.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ _CHUNK = 1 << 16
 async def forward(listener: socket.socket, host: str, port: int) -> asyncio.Server:
     """Serve a listening socket by connecting each of its clients to `host`:`port`.
 
-    A client that comes while the server is down is disconnected at once, which is what it would see without the
-    forwarder.
+    A client that comes while the server is down is disconnected at once, as it would be without a forwarder.
     """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -29,7 +28,7 @@ async def forward(listener: socket.socket, host: str, port: int) -> asyncio.Serv
         try:
             await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
         finally:
-            # NB: abort, not close: closing waits for the peer to take what is buffered, which a dead one never does.
+            # NB: abort, not close: closing waits until the peer has taken what is buffered.
             writer.transport.abort()
             inner_writer.transport.abort()
 

@@ -1,8 +1,8 @@
 """Simulated GPUs: what a type is worth, and the nodes that carry them.
 
-A simulated GPU is a CPU quota: a container with n GPUs of a type may burn n times the type's `core_share` of one
-core. The shares keep the order of the real parts and are small enough that several GPUs fit on a machine with
-two cores.
+A simulated GPU is a CPU quota: a container with n GPUs of a type may burn n times the type's `core_share` of
+one core. The shares keep the order of the real parts and are small enough that several GPUs fit on a machine
+with two cores.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The images that pods of the embedded cluster may name.
 
-There is no container runtime: an image stands for a command on this machine's file system, run by the Python that
-started the cluster. `host` has no entry point of its own and serves tests that bring their command.
+There is no container runtime: an image stands for a command on this machine's file system, with the Python
+that started the cluster first on its path. `host` has no entry point and serves tests that bring their
+command.
 """
 
 from __future__ import annotations

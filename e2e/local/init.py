@@ -1,9 +1,9 @@
 """PID 1 of a cluster: brings the network up, starts the components, answers on the control socket.
 
-Start-up is one small graph, and what can overlap does: the API server retries until etcd is there, controller manager
-and scheduler retry until the API server is; Prometheus and the node agent start once their rights and the base
-objects exist. When a component fails before the cluster is ready, init says so and ends, and everything ends with it;
-afterwards it reports the failure in `status` and leaves the rest running to be looked at.
+Start-up is one small graph, and what can overlap does: the API server retries until etcd is there, the
+controller manager until the API server is; the others start once their rights exist. When a component fails
+before the cluster is ready, init says so and ends, and everything ends with it; afterwards it reports the
+failure in `status` and leaves the rest running to be looked at.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from e2e.local.rest import Api, ApiError
 from e2e.local.spec import ClusterSpec
 from e2e.local.supervisor import State, Supervisor
 
-# The agent ends its containers and removes what it made outside the namespaces; nothing else needs to be asked.
+# The agent removes what it made outside the namespaces; nothing else needs to be asked before it is killed.
 _AGENT_GRACE = 5.0
 _LISTENERS_GRACE = 2.0
 

@@ -1,8 +1,8 @@
-"""The process between launcher and cluster: makes the namespaces, starts init in them, outlives it, cleans up.
+"""The process between launcher and cluster: starts init in a new PID namespace, outlives it, cleans up.
 
-It exists because a PID namespace starts with the *next* child, and because something outside has to remove what a
-namespace does not hold (control groups) after init was killed. It holds the cluster's lock, so the lock is free
-exactly when nothing of the cluster is left.
+It exists because a PID namespace starts with the *next* child, and because something outside has to remove
+what a namespace does not hold (control groups) after init was killed. It holds the cluster's lock, so the
+lock is free exactly when nothing of the cluster is left.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _open_launcher(pid: int | None) -> int | None:
     if pid is None:
         return None
     launcher = os.pidfd_open(pid)
-    # NB: had the launcher ended before, its number might already be someone else's; then it is not our parent.
+    # NB: had the launcher ended before, its number might be someone else's; then it is not our parent.
     if os.getppid() != pid:
         raise SystemExit("the launcher ended before its cluster began")
     return launcher

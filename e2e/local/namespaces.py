@@ -89,7 +89,7 @@ def start_pid_namespace() -> None:
 
 
 def enter_namespaces() -> None:
-    """Give the first process of the PID namespace its own mounts, network, hostname and IPC; /proc shows its children.
+    """Give the first process of the PID namespace its own mounts, /proc, network, hostname and IPC.
 
     Raises:
         NamespaceError: The kernel refuses; the message says what and how to allow it.

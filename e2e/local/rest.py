@@ -1,4 +1,4 @@
-"""A small blocking HTTP client for init: probes of the components and the few objects that a cluster starts with.
+"""A small blocking HTTP client for init: probes of components, and the objects that a cluster starts with.
 
 Init imports nothing that takes long to import, as every component waits for it.
 """
@@ -51,7 +51,7 @@ def answers(url: str, context: ssl.SSLContext | None) -> bool:
 
 
 class Api:
-    """The API server as admin; a connection per request, so that threads and restarts of the server do not matter."""
+    """The API server as admin; a connection per request, so threads and its restarts do not matter."""
 
     def __init__(self, layout: Layout) -> None:
         self._context = client_context(layout, "admin", "ca")

@@ -24,7 +24,7 @@ class Record:
 
     Attributes:
         keeper: Process id of its keeper.
-        started: Start time of that process in clock ticks since boot; tells it from a later one of the same number.
+        started: Start time of that process in clock ticks since boot, as its number may be used again.
         api_url: Address of the API server on the host.
         prometheus_url: Address of Prometheus on the host.
         tools: Directory or path of each tool, by name.

@@ -1,8 +1,8 @@
 """Children of init: starting, reaping, readiness, and what is said about them.
 
-Init is the parent of everything that is orphaned in its PID namespace, so it must wait for *any* child. The process
-classes of the standard library wait for their own child only and would race with that; here one SIGCHLD handler
-reaps all and tells the component whose process it was.
+Init is the parent of everything that is orphaned in its PID namespace, so it must wait for *any* child. The
+process classes of the standard library wait for their own child only and would race with that; here one
+SIGCHLD handler reaps all and tells the component whose process it was.
 """
 
 from __future__ import annotations
