@@ -102,7 +102,7 @@ class Agent:
             pod_cidr=config.pod_cidr,
             service_cidr=config.service_cidr,
         )
-        await asyncio.to_thread(network.set_up, [node.ip for node in config.nodes])
+        await network.set_up([node.ip for node in config.nodes])
         endpoints = Endpoints()
         accounting = Accounting(self.pods)
         async with contextlib.AsyncExitStack() as stack:
@@ -122,7 +122,10 @@ class Agent:
                 spawner=Spawner(),
             )
             stack.push_async_callback(self._end_pods)
-            proxy, provisioner = ServiceProxy(endpoints), Provisioner(api, config.root_dir / "claims")
+            proxy, provisioner = (
+                ServiceProxy(endpoints, network),
+                Provisioner(api, config.root_dir / "claims"),
+            )
             services, slices = Watch("/api/v1/services"), Watch(f"{_DISCOVERY}/endpointslices")
             claims, volumes = Watch("/api/v1/persistentvolumeclaims"), Watch("/api/v1/persistentvolumes")
             nodes, pods = Watch("/api/v1/nodes"), Watch("/api/v1/pods", field_selector="spec.nodeName!=")
@@ -131,7 +134,7 @@ class Agent:
             provisioner.follow(claims, volumes)
             nodes.on_change(self._on_node)
             pods.on_change(self._on_pod)
-            await DnsServer(config.cluster_domain, endpoints).start(config.cluster_dns)
+            await DnsServer(config.cluster_domain, endpoints).start(network, config.cluster_dns)
             await server.serve_kubelet(config, self.find)
             for node in self._nodes.values():
                 await server.serve_exporter(node, self._pods.get)

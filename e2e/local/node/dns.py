@@ -7,12 +7,14 @@ records, no ExternalName services and no upstream servers.
 
 import asyncio
 import logging
+import socket
 import struct
 from typing import Any
 
 import dnslib
 
 from .endpoints import Endpoints
+from .network import Network
 
 _log = logging.getLogger(__name__)
 # It has no types.
@@ -80,10 +82,12 @@ class DnsServer(asyncio.DatagramProtocol):
         self._domain, self._endpoints = domain, endpoints
         self._transport: asyncio.DatagramTransport | None = None
 
-    async def start(self, address: str) -> None:
-        """Listens on `address`."""
-        await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, local_addr=(address, _PORT))
-        await asyncio.start_server(self._serve, address, _PORT)
+    async def start(self, network: Network, address: str) -> None:
+        """Listens on the service address `address`."""
+        udp = await network.service_socket(address, _PORT, socket.SOCK_DGRAM)
+        await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, sock=udp)
+        tcp = await network.service_socket(address, _PORT, socket.SOCK_STREAM)
+        await asyncio.start_server(self._serve, sock=tcp)
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
         self._transport = transport

@@ -1,8 +1,7 @@
-"""Service addresses: a TCP proxy in user space on every cluster IP and port, round robin over ready
-endpoints.
+"""A TCP proxy in user space on every service's cluster IP and ports, round robin over ready endpoints.
 
-Cluster IPs over TCP only: no UDP, no node ports, no session affinity. Every service address is local to the
-cluster's network namespace (see `network`), so listening on one is all it takes.
+Cluster IPs over TCP only: no UDP, no node ports, no session affinity. How any service address can be listened
+on is told in `network`.
 """
 
 import asyncio
@@ -10,9 +9,11 @@ import contextlib
 import functools
 import itertools
 import logging
+import socket
 
 from .api import Object
 from .endpoints import Endpoints, Key
+from .network import Network
 from .watch import Watch
 
 _log = logging.getLogger(__name__)
@@ -24,8 +25,8 @@ _Listener = tuple[str, int, str]
 class ServiceProxy:
     """Keeps one listener per service port."""
 
-    def __init__(self, endpoints: Endpoints) -> None:
-        self._endpoints = endpoints
+    def __init__(self, endpoints: Endpoints, network: Network) -> None:
+        self._endpoints, self._network = endpoints, network
         self._servers: dict[Key, dict[_Listener, asyncio.Server]] = {}
         self._turn = itertools.count()
         self._changed: asyncio.Queue[tuple[Key, Object | None]] = asyncio.Queue()
@@ -50,7 +51,8 @@ class ServiceProxy:
                 address, port, name = listener
                 try:
                     serve = functools.partial(self._serve, key, name)
-                    servers[listener] = await asyncio.start_server(serve, address, port)
+                    bound = await self._network.service_socket(address, port, socket.SOCK_STREAM)
+                    servers[listener] = await asyncio.start_server(serve, sock=bound)
                 except OSError as error:
                     _log.warning("service %s/%s, port %d: %s", *key, port, error)
 

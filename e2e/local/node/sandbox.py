@@ -48,6 +48,11 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
 
 
+def enter(namespace: int) -> None:
+    """Moves the calling thread into the namespace behind a descriptor."""
+    _check(_libc.setns(namespace, 0), "enter namespace")
+
+
 def mount_tmpfs(path: Path, options: str) -> None:
     """Mounts memory at `path` in the agent's own mount namespace."""
     flags = sandbox_exec.MS_NOSUID | sandbox_exec.MS_NODEV
