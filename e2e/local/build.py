@@ -129,7 +129,7 @@ def _build_one(tool: Tool, go: Go, module: Path, target: Path, display: Display)
                     else:
                         packages, doing = packages + 1, f"compiling {line}"
                 display.update(packages, doing)
-        if process.returncode != 0:
+        if process.returncode != 0 or not scratch.exists():
             raise ToolMissingError(_failure(tool, said, Path(log.name)))
         scratch.rename(target / tool.name)
     finally:
@@ -157,8 +157,8 @@ def _lines_or_ticks(process: subprocess.Popen[bytes]) -> Iterator[Sequence[str]]
 def _failure(tool: Tool, said: Sequence[str], log: Path) -> str:
     words = "\n".join(f"  {line}" for line in said) or "  (nothing)"
     return (
-        f"{tool.name} cannot be built; the Go tool says:\n{words}\nAll of it is in {log}. Modules come through "
-        f"the proxy that `go env GOPROXY` names, so that must be reachable. Or put {tool.name} "
+        f"{tool.name} cannot be built; the Go tool says:\n{words}\nAll of it is in {log}. Modules come "
+        f"through the proxy that `go env GOPROXY` names, so that must be reachable. Or put {tool.name} "
         f"{'.'.join(map(str, tool.minimum))} or newer on PATH or into KUBEBUILDER_ASSETS."
     )
 

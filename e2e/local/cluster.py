@@ -89,6 +89,7 @@ class Cluster:
             images={**default_images(), **(images or {})},
             scrape_interval=scrape_interval,
         )
+        state.sweep_dead()
         layout = Layout(clusters_home() / name)
         layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = state.take_lock(layout)

@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from pathlib import Path
 from e2e.local.cgroups import remove_cgroups
 from e2e.local.errors import ClusterExistsError, LocalClusterError
 from e2e.local.layout import Layout, clusters_home
+
+_LOCK_PATIENCE, _LOCK_POLL = 2.0, 0.05
+_LOGS_KEPT_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +75,28 @@ def take_lock(layout: Layout) -> int:
     """Claim a cluster's name; the claim lasts until the last holder of the descriptor closes it.
 
     Raises:
-        ClusterExistsError: Somebody holds it.
+        ClusterExistsError: Somebody holds it, and not just to sweep up or on the way out.
     """
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while (descriptor := _try_lock(layout)) is None:
+        record = Record.read(layout.record)
+        if time.monotonic() > deadline or (record is not None and is_alive(record)):
+            name = layout.root.name
+            raise ClusterExistsError(
+                f"cluster {name} runs already, or is being started; end it with "
+                f"`python -m e2e.local down --name {name}`, or take another name"
+            )
+        time.sleep(_LOCK_POLL)
+    return descriptor
+
+
+def _try_lock(layout: Layout) -> int | None:
     descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        name = layout.root.name
-        raise ClusterExistsError(
-            f"cluster {name} runs already, or is being started; end it with "
-            f"`python -m e2e.local down --name {name}`, or take another name"
-        ) from None
+        return None
     return descriptor
 
 
@@ -137,6 +151,28 @@ def sweep(layout: Layout, *, keep_logs: bool) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def sweep_dead() -> None:
+    """Remove what clusters left that were killed together with their keepers, and logs older than a day."""
+    home = clusters_home()
+    for folder in home.iterdir() if home.is_dir() else ():
+        # Another process may be sweeping, too.
+        with contextlib.suppress(FileNotFoundError):
+            _sweep_if_dead(Layout(folder))
+
+
+def _sweep_if_dead(layout: Layout) -> None:
+    outdated = time.time() - layout.root.stat().st_mtime > _LOGS_KEPT_SECONDS
+    # A fresh folder without a record belongs to somebody who is about to take its lock.
+    if not (outdated or layout.record.exists()) or (lock := _try_lock(layout)) is None:
+        return
+    try:
+        sweep(layout, keep_logs=not outdated)
+        if outdated:
+            shutil.rmtree(layout.root)
+    finally:
+        os.close(lock)
 
 
 def clusters() -> Iterator[tuple[str, Record]]:
