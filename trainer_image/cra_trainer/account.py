@@ -42,15 +42,14 @@ class Account:
         self._readings.compute_seconds = report.compute_seconds
         self._readings.communication_seconds = report.communication_seconds
 
-    def judge(self, sums: Floats, counts: Floats, *, smaller_is_better: bool) -> None:
-        """Each rank's performance P from its own results y_i = sum / count, against the best rank's y*.
+    def judge(self, sums: Floats, counts: Floats, *, best: float) -> None:
+        """Each rank's performance P from its own results y_i = sum / count and the best possible one y*.
 
         Ranks that evaluated nothing have none (NaN).
         """
         results = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
         known = ~np.isnan(results)
         if known.any():
-            best = results[known].min() if smaller_is_better else results[known].max()
             values = np.full_like(results, np.nan)
             values[known] = performance(errors(results[known], best))
             self._performance = values

@@ -119,6 +119,17 @@ class Config:
     ranks: RankAllocator = field(default_factory=RankAllocator)
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
 
+    def number(self, name: str, default: int) -> int:
+        """A workload parameter that is a whole number above 0.
+
+        Raises:
+            ConfigError: It is something else.
+        """
+        text = self.parameters.get(name, str(default))
+        if not text.isdecimal() or int(text) == 0:
+            raise ConfigError(f"workload.parameters.{name}={text!r}: expected a whole number above 0")
+        return int(text)
+
 
 def read_env(environ: Mapping[str, str] | None = None) -> Env:
     """Read the launcher's and the operator's variables.

@@ -97,12 +97,15 @@ class _Step:
 
 
 class Replica(DistributedDataParallel):
-    """DDP that leaves evaluation alone: ranks may evaluate unequal numbers of batches, so nothing is
-    synchronised there.
+    """DDP that is DDP only inside a step.
+
+    Ranks may evaluate unequal numbers of batches, and one rank alone may; nothing is synchronised there.
     """
 
+    stepping = False
+
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
-        if self.training and torch.is_grad_enabled():
+        if self.stepping and torch.is_grad_enabled():
             return super().forward(*inputs, **kwargs)  # type: ignore[no-untyped-call]
         return self.module(*inputs, **kwargs)
 
@@ -136,6 +139,7 @@ class Reducer:
         measured = self._last_rows if self._cuda else rows
         self._step = _Step(rows=rows, measured_rows=measured, watch=Stopwatch(self._group.device))
         self._step.watch.mark()
+        self.model.stepping = True
 
     def backward(self, loss: Tensor) -> None:
         """Backward through this rank's part of the global mean loss; on return the gradients are reduced."""
@@ -151,6 +155,7 @@ class Reducer:
         assert self._step is not None
         self._unread.append(self._step)
         self._step = None
+        self.model.stepping = False
         return self._read(self._unread.popleft()) if len(self._unread) > self._cuda else None
 
     def _read(self, step: _Step) -> StepReport:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import runpy
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cra_trainer import process, termination
@@ -18,9 +18,14 @@ from cra_trainer import process, termination
 
 def main(arguments: Sequence[str]) -> int:
     """Run the script to its end; returns the exit code."""
+    return guard(lambda: _run(arguments))
+
+
+def guard(run: Callable[[], None]) -> int:
+    """Call a training to its end as a process of a job; returns the exit code."""
     this = process.start()
     try:
-        _run(arguments)
+        run()
     except BaseException as error:
         code = this.fail(error)
         if code not in (termination.SUCCEEDED, termination.LEFT):

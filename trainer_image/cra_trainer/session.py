@@ -26,15 +26,13 @@ A whole script::
 The contract:
 
 - Every rank runs the same script and calls `batches`/`backward`/`step`, `report` and `finish` alike.
-- Each sample is trained exactly once per epoch, whatever the number of ranks and their shares; a rank's batch
-  may have any
-  number of rows, and differs from step to step. (A rank with no part in a very small last batch gets one
-  row that counts for nothing.)
-- The gradient is the mean over the samples of the global batch: equal to that of one process on the same
-  batch.
-- After `step` returns, the step is part of the training on every rank. On SIGTERM to any rank all ranks end
-  in the same
-  `step` by ``SystemExit(143)``, after rank 0 has saved a checkpoint.
+- Each sample is trained exactly once per epoch, whatever the number of ranks and their shares. A rank's
+  batches may differ in size from step to step. (A rank that a very small last batch leaves without a row gets
+  one that counts for nothing.)
+- The gradient is the mean over the samples of the global batch, as if one process had trained it.
+- A checkpoint holds a whole turn of the loop over `batches`, with whatever the script does after `step`.
+- When any rank gets SIGTERM, all ranks end after the same turn: the loop raises ``SystemExit(143)`` once
+  rank 0 has saved a checkpoint.
 - Random numbers (torch, random, NumPy) are seeded for each step from the job's seed, the step and the rank.
 """
 
@@ -116,6 +114,7 @@ class Session:
         self._position = state.Position()
         self._prepared: tuple[state.Parts, Reducer] | None = None
         self._batch: _Batch | None = None
+        self._stop = False
 
     @property
     def rank(self) -> int:
@@ -170,7 +169,7 @@ class Session:
         self._use("epochs")
         while not self._over:
             yield self._position.cursor.epoch
-            self._use("epochs")
+            self._settle()
             self._position = replace(self._position, cursor=self._position.cursor.next_epoch())
             self._publish()
 
@@ -185,6 +184,7 @@ class Session:
 
         Raises:
             SessionError: The data set is empty, or the last batch was not stepped.
+            SystemExit: With code 143, on every rank after the same step, when any rank got SIGTERM.
         """
         _, reducer = self._use("batches")
         size = self._account.size = len(dataset)
@@ -193,7 +193,6 @@ class Session:
         training = self.config.training
         order = data.permutation(size, seed=training.seed, epoch=self._position.cursor.epoch)
         while (start := self._position.cursor.index) < size:
-            self._use("batches")
             total = min(training.batch_size, size - start)
             rows = self._planner.rows(total)
             reducer.begin(rows)
@@ -206,6 +205,7 @@ class Session:
                 order[start + part.start : start + part.stop] if rows[self.rank] else order[start : start + 1]
             )
             yield data.to_device(data.fetch(dataset, mine, collate), self.device)
+            self._settle()
 
     def backward(self, loss: Tensor) -> None:
         """Backward pass; on return the gradients are the mean over the global batch, on every rank.
@@ -256,13 +256,8 @@ class Session:
         if report is not None:
             self._account.take(report)
             self._planner.observe(report.rows, report.seconds, report.digests)
+            self._stop = self._stop or report.stop
         self._publish()
-        if report is not None and report.stop:
-            self._keeper.save(parts, self._position, wait=True)
-            self._process.say({**self._describe(), "outcome": "left"})
-            raise SystemExit(termination.LEFT)
-        if self._keeper.due:
-            self._keeper.save(parts, self._position)
 
     def shard(
         self,
@@ -303,8 +298,9 @@ class Session:
             target = training.target.name if training.target else ""
             name = target if target in pairs else pairs[0]
             i = list(metrics).index(name)
-            smaller = progress.better(name, training) == "min"
-            self._account.judge(table[:, i, 0], table[:, i, 1], smaller_is_better=smaller)
+            # Of a loss or an error rate the best is 0; of a metric where more is better, 1.
+            best = 0.0 if progress.better(name, training) == "min" else 1.0
+            self._account.judge(table[:, i, 0], table[:, i, 1], best=best)
         goal = progress.judge(self._position.goal, merged, training)
         self._position = replace(self._position, goal=goal, metrics={**self._position.metrics, **merged})
         self._publish()
@@ -352,6 +348,17 @@ class Session:
                 f"session.{caller}(): call session.backward(loss) and session.step() for each batch first"
             )
         return self._prepared
+
+    def _settle(self) -> None:
+        """Between two steps, when the script has done all it does after one: leave, or keep a checkpoint."""
+        parts, _ = self._use("batches")
+        if self._stop:
+            self._keeper.save(parts, self._position, wait=True)
+            self._publish()
+            self._process.say({**self._describe(), "outcome": "left"})
+            raise SystemExit(termination.LEFT)
+        if self._keeper.due:
+            self._keeper.save(parts, self._position)
 
     def _publish(self) -> None:
         self._account.publish(self._position)

@@ -1,8 +1,8 @@
 """How well each node did, and which nodes deserve another allocation.
 
-ε_i = ‖y_i - y*‖ is the distance of a node's result from the best one, and P_i = (1 - ε_i) / max_j ε_j. P has
-no upper end: where every node is nearly right it grows as 1 / max ε, so the thresholds single out only nodes
-that are far off (P < 0.5 needs ε > 2/3 when the node is the worst one).
+ε_i = ‖y_i - y*‖ is the distance of a node's result from the best possible one, and P_i = (1 - ε_i) / max_j
+ε_j. P has no upper end: where every node is nearly right it grows as 1 / max ε, so the thresholds single out
+only nodes that are far off (P < 0.5 needs ε > 2/3 when the node is the worst one).
 """
 
 from __future__ import annotations

@@ -156,10 +156,11 @@ class Attention:
     DECAY = 1e-3
 
     def __init__(
-        self, *, heads: int = 4, seed: int = 0, similarity: Similarity = "dot", rate: float = 0.1
+        self, *, heads: int = 4, seed: int = 0, similarity: Similarity = "dot", rate: float = 0.01
     ) -> None:
         self.scorer = NodeScorer(FEATURES, DEMAND, heads=heads, seed=seed, similarity=similarity)
-        self._optimizer = torch.optim.SGD(self.scorer.parameters(), lr=rate)
+        # Adam: gradients are small and noisy, and their scale differs from job to job.
+        self._optimizer = torch.optim.Adam(self.scorer.parameters(), lr=rate)
 
     def allocate(self, nodes: Nodes) -> Allocation:
         with torch.no_grad():
@@ -174,7 +175,6 @@ class Attention:
             times = times / times.detach().mean()
             smooth_max = torch.logsumexp(self.SHARPNESS * times, dim=1).mean() / self.SHARPNESS
             (smooth_max + self.DECAY * (scores**2).sum()).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
 
@@ -184,10 +184,11 @@ class Attention:
         return scores
 
     def state_dict(self) -> dict[str, Any]:
-        return {"scorer": self.scorer.state_dict()}
+        return {"scorer": self.scorer.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.scorer.load_state_dict(state["scorer"])
+        self._optimizer.load_state_dict(state["optimizer"])
 
 
 def make_strategy(name: str, *, heads: int = 4, weights: Sequence[float] = (), seed: int = 0) -> Strategy:

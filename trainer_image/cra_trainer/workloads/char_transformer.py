@@ -3,7 +3,7 @@
     python -m cra_trainer.run -m cra_trainer.workloads.char_transformer
 
 Parameters (``spec.workload.parameters``): ``path``, a text file or a folder of them (default: the licence
-texts of the machine, else the topics of Python's own help); ``context`` (default 64), ``width`` (64),
+texts of the machine, else the topics of Python's own help); ``context`` (default 32), ``width`` (64),
 ``layers`` (2), ``heads`` (4). The last tenth of the text is held out for the test.
 """
 
@@ -27,16 +27,14 @@ def read(path: str | None) -> str:
     if path is None and not LICENCES.is_dir():
         return "\n".join(text for _, text in sorted(pydoc_data.topics.topics.items()))
     place = Path(path) if path is not None else LICENCES
-    files = (
-        sorted(p for p in place.iterdir() if p.is_file() and not p.is_symlink())
-        if place.is_dir()
-        else [place]
-    )
+    files = [place]
+    if place.is_dir():
+        files = sorted(file for file in place.iterdir() if file.is_file() and not file.is_symlink())
     return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
 def load(text: str, context: int) -> tuple[TensorDataset, TensorDataset, int]:
-    """Windows of the text and what follows each character, [n, context] each, and the size of the alphabet."""
+    """Windows of the text and what follows each character, both [n, context], and the alphabet's size."""
     alphabet = {character: i for i, character in enumerate(sorted(set(text)))}
     codes = torch.tensor([alphabet[character] for character in text])
     # Consecutive windows: each character is predicted once per epoch.
@@ -60,12 +58,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, length, width = x.shape
-        q, k, v = (
-            self.qkv(self.before_attention(x)).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        )
+        qkv = self.qkv(self.before_attention(x)).view(rows, length, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(rows, length, width))
-        return x + self.feed(self.before_feed(x))
+        fed: Tensor = self.feed(self.before_feed(x))
+        return x + fed
 
 
 class CharTransformer(nn.Module):
@@ -76,6 +74,9 @@ class CharTransformer(nn.Module):
         self.characters, self.positions = nn.Embedding(alphabet, width), nn.Embedding(context, width)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, alphabet)
+        # torch's embeddings start with a deviation of 1, which buries what attention adds for many epochs.
+        for embedding in (self.characters, self.positions):
+            nn.init.normal_(embedding.weight, std=0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         positions = self.positions(torch.arange(x.shape[1], device=x.device))
@@ -85,17 +86,17 @@ class CharTransformer(nn.Module):
 
 def main() -> None:
     session = cra_trainer.init()
-    parameters = session.config.parameters
-    context = int(parameters.get("context", "64"))
-    train, test, alphabet = load(read(parameters.get("path")), context)
+    config = session.config
+    context = config.number("context", 32)
+    train, test, alphabet = load(read(config.parameters.get("path")), context)
     model: nn.Module = CharTransformer(
         alphabet=alphabet,
         context=context,
-        width=int(parameters.get("width", "64")),
-        layers=int(parameters.get("layers", "2")),
-        heads=int(parameters.get("heads", "4")),
+        width=config.number("width", 64),
+        layers=config.number("layers", 2),
+        heads=config.number("heads", 4),
     )
-    optimizer = cra_trainer.make_optimizer(model.parameters(), session.config.training.optimizer)
+    optimizer = cra_trainer.make_optimizer(model.parameters(), config.training.optimizer)
     model, optimizer = session.prepare(model, optimizer)
 
     for _ in session.epochs():

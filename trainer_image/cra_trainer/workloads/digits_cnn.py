@@ -4,7 +4,7 @@
 
 Needs no download. Each training image is turned, scaled and shifted anew in every epoch, which is what keeps
 a network of this size from learning the 1437 images by heart. Parameters (``spec.workload.parameters``):
-``width``, channels of the first layers (default 32).
+``width``, channels of the first layers (a multiple of 8, default 32).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def make_model(width: int) -> nn.Module:
 def main() -> None:
     session = cra_trainer.init()
     train, test = load()
-    model = make_model(int(session.config.parameters.get("width", "32")))
+    model = make_model(session.config.number("width", 32))
     optimizer = cra_trainer.make_optimizer(model.parameters(), session.config.training.optimizer)
     model, optimizer = session.prepare(model, optimizer)
 

@@ -1,0 +1,179 @@
+"""Trainings for the ranks of `tests.trainer.processes`: small, but through the whole session."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+import cra_trainer
+from cra_trainer import data
+
+Record = dict[str, Any]
+
+
+def make_dataset(size: int) -> TensorDataset:
+    """`size` random rows of x, y and the row's number, so that what was trained can be told."""
+    generator = torch.Generator().manual_seed(size)
+    x = torch.randn(size, 8, generator=generator)
+    return TensorDataset(x, torch.randint(3, (size,), generator=generator), torch.arange(size))
+
+
+def make_model(dropout: float = 0.0) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 3))
+
+
+def gradients(record: Record, size: int, per_row: bool, dtype: torch.dtype = torch.float32) -> None:
+    """Compare the gradient of every step with that of one process on the whole batch."""
+    session = cra_trainer.init()
+    dataset, inner = make_dataset(size), make_model().to(dtype)
+    single = copy.deepcopy(inner)
+    model, _ = session.prepare(inner, torch.optim.SGD(inner.parameters(), lr=0.1))
+    x_all, y_all = dataset.tensors[0].to(dtype), dataset.tensors[1]
+    record |= {"errors": [], "rows": []}
+    for epoch in session.epochs():
+        order, start = data.permutation(size, seed=session.config.training.seed, epoch=epoch), 0
+        for x, y, numbers in session.batches(dataset):
+            loss = functional.cross_entropy(model(x.to(dtype)), y, reduction="none" if per_row else "mean")
+            session.backward(loss)
+            whole = order[start : start + session.config.training.batch_size]
+            start += len(whole)
+            single.load_state_dict(inner.state_dict())
+            single.zero_grad()
+            loss = functional.cross_entropy(single(x_all[whole]), y_all[whole])
+            loss.backward()  # type: ignore[no-untyped-call]
+            expected, got = flat_gradient(single), flat_gradient(inner)
+            record["errors"].append(float((got - expected).norm() / expected.norm()))
+            record["rows"].append(numbers.tolist())
+            session.step()
+    session.finish()
+
+
+def flat_gradient(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
+
+
+def collectives(record: Record) -> None:
+    """Record the collectives of an epoch under the session, and of as many steps under DDP alone."""
+    session = cra_trainer.init()
+    dataset, inner = make_dataset(64), make_model()
+    bare = nn.parallel.DistributedDataParallel(copy.deepcopy(inner))
+    model, _ = session.prepare(inner, torch.optim.SGD(inner.parameters(), lr=0.1))
+    x_all, y_all, _numbers = dataset.tensors
+    steps = 0
+    with profile() as by_session:
+        for x, y, _numbers in session.batches(dataset):
+            session.backward(functional.cross_entropy(model(x), y))
+            session.step()
+            steps += 1
+    with profile() as by_ddp:
+        for _ in range(steps):
+            functional.cross_entropy(bare(x_all), y_all).backward()  # type: ignore[no-untyped-call]
+    record["session"], record["ddp"] = (
+        sorted(event.name for event in one.events() or [] if event.name.startswith("gloo:"))
+        for one in (by_session, by_ddp)
+    )
+    session.finish()
+
+
+def profile() -> torch.profiler.profile:
+    return torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+
+
+def stream(record: Record, size: int, stop_at: int | None) -> None:
+    """Train to the end, or until rank 1 gets SIGTERM in the step `stop_at`; random in all the usual ways."""
+    session = cra_trainer.init()
+    dataset, inner = make_dataset(size), make_model(dropout=0.5)
+    adam = torch.optim.Adam(inner.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.StepLR(adam, 5, gamma=0.9)
+    model, optimizer = session.prepare(inner, adam, schedule=schedule)
+    record["seen"] = []
+    for epoch in session.epochs():
+        model.train()
+        for x, y, numbers in session.batches(dataset):
+            record["seen"].append((epoch, numbers.tolist()))
+            noise = torch.randn_like(x) * float(np.random.rand())
+            session.backward(functional.cross_entropy(model(x + 0.1 * noise), y))
+            if len(record["seen"]) == stop_at and session.rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            session.step()
+            schedule.step()
+        evaluate(session, model, dataset)
+    session.finish()
+    record["weights"] = torch.cat([p.detach().flatten() for p in inner.parameters()]).tolist()
+    record["rate"] = optimizer.param_groups[0]["lr"]
+
+
+def evaluate(session: cra_trainer.Session, model: nn.Module, dataset: TensorDataset) -> None:
+    model.eval()
+    correct = count = 0
+    with torch.no_grad():
+        for x, y, _numbers in session.shard(dataset):
+            correct, count = correct + int((model(x).argmax(1) == y).sum()), count + len(y)
+    session.report(accuracy=(correct, count))
+
+
+def die(record: Record, rank: int, how: str) -> None:
+    """Train, until in the fifth step one rank is killed, raises, or talks out of turn."""
+    session = cra_trainer.init()
+    dataset, inner = make_dataset(64), make_model()
+    model, _ = session.prepare(inner, torch.optim.SGD(inner.parameters(), lr=0.1))
+    record["steps"] = 0
+    for _ in session.epochs():
+        for x, y, _numbers in session.batches(dataset):
+            record["steps"] += 1
+            if session.rank == rank and record["steps"] == 5:
+                if how == "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise ValueError("the labels are upside down")
+            session.backward(functional.cross_entropy(model(x), y))
+            session.step()
+
+
+def misuse(record: Record) -> None:
+    """Make every call that the contract excludes and record what the session says to it."""
+    session = cra_trainer.init()
+    record["said"] = []
+
+    def expect(call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except cra_trainer.SessionError as error:
+            record["said"].append(str(error))
+
+    dataset, inner = make_dataset(8), make_model()
+    optimizer = torch.optim.SGD(inner.parameters(), lr=0.1)
+    expect(lambda: next(iter(session.epochs())))
+    expect(lambda: session.backward(torch.zeros(())))
+    model, _ = session.prepare(inner, optimizer)
+    expect(lambda: session.prepare(inner, optimizer))
+    expect(lambda: next(iter(session.batches(make_dataset(0)))))
+    batches = session.batches(dataset)
+    x, _y, _numbers = next(iter(batches))
+    expect(session.step)
+    expect(lambda: session.backward(model(x)))
+    expect(session.finish)
+
+
+def plain(record: Record) -> None:
+    """Train and evaluate, without any randomness of its own."""
+    session = cra_trainer.init()
+    dataset, inner = make_dataset(64), make_model()
+    model, _ = session.prepare(inner, torch.optim.SGD(inner.parameters(), lr=0.1))
+    record["epochs"], record["steps"], record["device"] = [], 0, str(session.device)
+    for epoch in session.epochs():
+        record["epochs"].append(epoch)
+        for x, y, _numbers in session.batches(dataset):
+            session.backward(functional.cross_entropy(model(x), y))
+            session.step()
+            record["steps"] += 1
+        evaluate(session, model, dataset)
+    session.finish()
