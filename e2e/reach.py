@@ -80,7 +80,7 @@ class Reach:
         """Wait, by a watch, until the job satisfies `until`; returns the job.
 
         Raises:
-            NotReached: when it does not within `timeout` seconds, or is deleted.
+            NotReached: when it does not within `timeout` seconds, is deleted, or is finished otherwise.
         """
         job: Job = {}
         stream = watch.Watch().stream(
@@ -90,21 +90,22 @@ class Reach:
         )  # fmt: skip
         for event in stream:
             job = event["object"]
-            if event["type"] == "DELETED":
-                break
             if until(job):
                 return job
+            if event["type"] == "DELETED" or _finished(job):
+                break
         status = job.get("status", {})
-        raise NotReached(f"job {name} after {timeout:.0f} s: {status.get('phase')}, {status.get('message')}")
+        raise NotReached(
+            f"job {name} (limit {timeout:.0f} s): {status.get('phase')}, {status.get('message')}"
+        )
 
     def wait_finished(self, name: str, *, namespace: str = "default", timeout: float = 600.0) -> Job:
         """Wait until the job has succeeded or failed."""
-        return self.wait_job(
-            name,
-            lambda job: job.get("status", {}).get("phase") in ("Succeeded", "Failed"),
-            namespace=namespace,
-            timeout=timeout,
-        )
+        return self.wait_job(name, _finished, namespace=namespace, timeout=timeout)
+
+
+def _finished(job: Job) -> bool:
+    return job.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _run(command: list[str], stdin: str | None) -> str:
