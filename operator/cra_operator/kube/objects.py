@@ -21,12 +21,12 @@ class Wire(msgspec.Struct, rename="camel", frozen=True):
     """Base of all wire structures: camelCase, unknown fields skipped."""
 
 
-class OwnerReference(Wire):
+class OwnerReference(Wire, frozen=True):
     uid: str = ""
     controller: bool = False
 
 
-class Metadata(Wire):
+class Metadata(Wire, frozen=True):
     name: str = ""
     namespace: str = ""
     uid: str = ""
@@ -39,38 +39,38 @@ class Metadata(Wire):
     deletion_grace_period_seconds: int | None = None
 
 
-class Resources(Wire):
+class Resources(Wire, frozen=True):
     requests: dict[str, str | int] | None = None
     limits: dict[str, str | int] | None = None
 
 
-class Container(Wire):
+class Container(Wire, frozen=True):
     resources: Resources | None = None
 
 
-class Terminated(Wire):
+class Terminated(Wire, frozen=True):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
     finished_at: datetime | None = None
 
 
-class WaitingState(Wire):
+class WaitingState(Wire, frozen=True):
     reason: str = ""
     message: str = ""
 
 
-class ContainerState(Wire):
+class ContainerState(Wire, frozen=True):
     terminated: Terminated | None = None
     waiting: WaitingState | None = None
 
 
-class ContainerStatus(Wire):
+class ContainerStatus(Wire, frozen=True):
     name: str = ""
     state: ContainerState | None = None
 
 
-class Condition(Wire):
+class Condition(Wire, frozen=True):
     type: str = ""
     status: str = ""
     reason: str = ""
@@ -78,13 +78,13 @@ class Condition(Wire):
     last_transition_time: datetime | None = None
 
 
-class PodSpec(Wire):
+class PodSpec(Wire, frozen=True):
     node_name: str = ""
     containers: list[Container] = []
     init_containers: list[Container] | None = None
 
 
-class PodStatus(Wire):
+class PodStatus(Wire, frozen=True):
     phase: str = "Pending"
     reason: str = ""
     message: str = ""
@@ -93,35 +93,35 @@ class PodStatus(Wire):
     init_container_statuses: list[ContainerStatus] | None = None
 
 
-class Pod(Wire):
+class Pod(Wire, frozen=True):
     metadata: Metadata
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
 
-class NodeTaint(Wire):
+class NodeTaint(Wire, frozen=True):
     key: str
     effect: str = ""
     value: str = ""
 
 
-class NodeSpec(Wire):
+class NodeSpec(Wire, frozen=True):
     unschedulable: bool = False
     taints: list[NodeTaint] | None = None
 
 
-class NodeStatus(Wire):
+class NodeStatus(Wire, frozen=True):
     allocatable: dict[str, str] | None = None
     conditions: list[Condition] | None = None
 
 
-class Node(Wire):
+class Node(Wire, frozen=True):
     metadata: Metadata
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
 
 
-class PriorityClass(Wire):
+class PriorityClass(Wire, frozen=True):
     metadata: Metadata
     value: int = 0
     global_default: bool = False
