@@ -164,7 +164,7 @@ class Cluster:
         self._request("stop", component=name)
 
     def restart_component(self, name: str) -> None:
-        """Kill a component if it runs, start it, and wait until it works."""
+        """Kill a component if it runs, start it, and wait until it works; any but the node agent."""
         self._request("restart", component=name)
 
     def tool(self, name: str) -> str:

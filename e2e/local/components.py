@@ -36,7 +36,7 @@ class Component:
     Attributes:
         name: Its name in logs, status and control requests.
         argv: Command line.
-        health: URL that answers 200 once it works; None where readiness shows in another way.
+        health: URL that answers 200 once it works, where it has one.
         client: Base name of the client certificate that the URL asks for, with the authority that signed it.
     """
 

@@ -138,6 +138,8 @@ class Init:
                 await self._stream_events(writer)
             case "status":
                 _send(writer, {"components": self._supervisor.status()})
+            case "restart" if request["component"] == "node-agent":
+                _send(writer, {"error": "node-agent cannot be restarted: its pods would be nobody's"})
             case "stop" | "restart" as op:
                 act = self._supervisor.stop if op == "stop" else self._supervisor.restart
                 try:

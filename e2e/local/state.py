@@ -142,8 +142,9 @@ def sweep(layout: Layout, *, keep_logs: bool) -> None:
         keep_logs: Whether to leave the logs of components and pods.
     """
     remove_cgroups(layout)
-    if not layout.root.exists():
-        return
+    if keep_logs and layout.logs.is_dir():
+        for folder in layout.node.glob("pods/*/logs"):
+            folder.rename(layout.logs / f"pod-{folder.parent.name}")
     for entry in layout.root.iterdir():
         if entry == layout.lock or (keep_logs and entry == layout.logs):
             continue

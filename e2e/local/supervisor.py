@@ -61,8 +61,9 @@ class Supervisor:
 
         Args:
             component: What to run.
-            probe: Tells whether it works, called in a thread; by default the component's health URL does.
+            probe: Tells whether it works, beside its health URL; called in a thread.
         """
+        health = self._health_probe(component)
         with self._layout.log(component.name).open("ab") as log:
             process = subprocess.Popen(
                 component.argv,
@@ -73,7 +74,9 @@ class Supervisor:
                 env=child_environment(os.environ),
                 start_new_session=True,
             )
-        self._running[component.name] = Running(component, probe or self._health_probe(component), process)
+        self._running[component.name] = Running(
+            component, lambda: health() and (probe is None or probe()), process
+        )
         self._report(component.name, "starting")
 
     async def ready(self, name: str) -> None:
@@ -114,7 +117,7 @@ class Supervisor:
             StartError: It does not come up.
         """
         await self.stop(name)
-        self.start(self._running[name].component, self._running[name].probe)
+        self.start(self._running[name].component)
         await self.ready(name)
 
     async def finish(self, name: str, grace: float) -> None:
@@ -140,7 +143,7 @@ class Supervisor:
     def _health_probe(self, component: Component) -> Callable[[], bool]:
         url = component.health
         if url is None:
-            raise ValueError(f"{component.name} has no health URL; pass a probe")
+            return lambda: True
         context = client_context(self._layout, *component.client) if url.startswith("https:") else None
         return lambda: answers(url, context)
 
