@@ -181,11 +181,11 @@ def test_the_operator_may_do_what_it_does_and_no_more(helm: Helm) -> None:
     objects = helm.objects()
     assert set(granted(objects, "ClusterRole")) == {
         ("cra.dev", "cratrainingjobs", frozenset({*READS, "delete"})),
-        ("cra.dev", "cratrainingjobs/status", frozenset({"get", "patch"})),
+        ("cra.dev", "cratrainingjobs/status", frozenset({"patch"})),
         ("cra.dev", "cratrainingjobs/finalizers", frozenset({"update"})),
-        ("", "pods", frozenset({*READS, "create", "patch", "delete"})),
-        ("", "services", frozenset({*READS, "create", "patch", "delete"})),
-        ("", "persistentvolumeclaims", frozenset({*READS, "create", "patch", "delete"})),
+        ("", "pods", frozenset({*READS, "create", "delete"})),
+        ("", "services", frozenset({"create", "patch"})),
+        ("", "persistentvolumeclaims", frozenset({"create", "patch"})),
         ("events.k8s.io", "events", frozenset({"create", "patch"})),
         ("", "nodes", frozenset(READS)),
         ("scheduling.k8s.io", "priorityclasses", frozenset(READS)),
