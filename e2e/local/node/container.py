@@ -31,7 +31,6 @@ _MESSAGE_BYTES = 4096
 _FALLBACK_LINES, _FALLBACK_BYTES = 80, 2048
 _OUTPUT_BYTES = 10_000
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# How long a refusal shows as such before it shows as back-off: a watcher should see both.
 _REFUSAL_SECONDS = 1.0
 _LAST_OUTPUT_SECONDS = 2.0
 
@@ -157,14 +156,13 @@ class Container:
     async def _wait_after(self, refusal: _RefusedError, context: PodContext) -> None:
         self._set(waiting=Waiting(reason=refusal.reason, message=str(refusal)))
         self._event(context, "Warning", "Failed", f"Error: {refusal.reason}: {refusal}")
-        if await self._stopped_within(_REFUSAL_SECONDS):
-            return
-        if refusal.reason == "ErrImagePull":
-            image = self.spec["image"]
-            message = f'Back-off pulling image "{image}": {refusal}'
+        # NB: a watcher of a refused image should see both the refusal and the back-off.
+        stopped = await self._stopped_within(_REFUSAL_SECONDS)
+        if refusal.reason == "ErrImagePull" and not stopped:
+            message = f'Back-off pulling image "{self.spec["image"]}": {refusal}'
             self._set(waiting=Waiting(reason="ImagePullBackOff", message=message))
             self._event(context, "Normal", "BackOff", message)
-        await self._stopped_within(self._back_off.take() or self._runtime.config.back_off_seconds)
+            await self._stopped_within(self._back_off.take() or self._runtime.config.back_off_seconds)
 
     async def _stopped_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

@@ -82,9 +82,14 @@ class CgroupQuota:
         micros = None if cores is None else max(1000, round(cores * PERIOD_MICROSECONDS))
         if self._unified:
             (group / "cpu.max").write_text(f"{'max' if micros is None else micros} {PERIOD_MICROSECONDS}")
+            burst = group / "cpu.max.burst"
         else:
             (group / "cpu.cfs_quota_us").write_text("-1" if micros is None else str(micros))
             (group / "cpu.cfs_period_us").write_text(str(PERIOD_MICROSECONDS))
+            burst = group / "cpu.cfs_burst_us"
+        # On a busy machine a pod may not get its part of a period; it can make up for that in the next.
+        if micros is not None and burst.exists():
+            burst.write_text(str(micros))
 
 
 class SignalQuota:
