@@ -36,7 +36,7 @@ from cra_operator.runtime.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-_WORKERS = 8
+_WORKERS = 64  # they mostly wait for the API server; so many jobs that arrive together get their pods first
 _STUCK_SECONDS = 120.0
 _CRD_RETRY_SECONDS = 1.0
 

@@ -34,7 +34,7 @@ def create(
 
 
 def complete(world: World, draft: Draft) -> None:
-    """Create the pods that a crash kept from being created with the others of their generation."""
+    """Create what a crash kept from being created with the rest of the generation."""
     before = max((pod.gpu_seconds_before for pod in world.current), default=0.0)
     create(
         world,

@@ -55,7 +55,7 @@ def _tend_workers(world: World, draft: Draft) -> None:
 def _tend_start(world: World, draft: Draft) -> None:
     draft.set(phase="Starting")
     waiting.explain_admission(world, draft, True, "Admitted", f"{world.size} set aside")
-    if world.missing:
+    if world.missing or world.generation != world.job.status.generation:
         gang.complete(world, draft)
     elif all(pod.ready or pod.phase == "Succeeded" for pod in world.current):
         _run(world, draft)

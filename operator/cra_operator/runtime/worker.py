@@ -2,7 +2,8 @@
 
 The decision is made in one go, without waiting for anything in between, so all that it reads belongs
 together, and the promise of GPUs is made before any other job is decided. What it asks for is then done in an
-order that a crash at any point survives: creations, status, deletions (see `actions.Plan`), and events last.
+order that a crash at any point survives: creations, status, deletions (see `actions.Plan`). Pods come first of all: when many
+jobs arrive at once, what users wait for is not held up by what can follow.
 """
 
 from __future__ import annotations
@@ -134,12 +135,12 @@ class Worker:
     async def _carry_out(self, job: Job, plan: Plan) -> Refusal | None:
         """Do what the plan says; stop before the status if the API server refuses a pod for good."""
         refusals = await _together(
-            *(self._create_pod(job, action) for action in plan.actions if isinstance(action, CreatePod)),
-            *(self._apply(action) for action in plan.actions if isinstance(action, Apply)),
+            *(self._create_pod(job, action) for action in plan.actions if isinstance(action, CreatePod))
         )
         refusal = next((answer for answer in refusals if answer is not None), None)
         if refusal is not None:
             return refusal
+        await _together(*(self._apply(action) for action in plan.actions if isinstance(action, Apply)))
         if not await self._write_status(job, plan):
             return None
         for action in plan.actions:
