@@ -43,8 +43,6 @@ class Env:
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
-    master_addr: str = "127.0.0.1"
-    master_port: int = 29500
     generation: int = 1
     pod_ip: str | None = None
     metrics_port: int | None = None
@@ -167,8 +165,6 @@ def read_env(environ: Mapping[str, str] | None = None) -> Env:
         world_size=world_size,
         local_rank=number("LOCAL_RANK", 0, 0),
         local_world_size=number("LOCAL_WORLD_SIZE", 1, 1),
-        master_addr=environ.get("MASTER_ADDR", "127.0.0.1"),
-        master_port=number("MASTER_PORT", 29500, 1, 65535),
         generation=number("CRA_GENERATION", 1, 0),
         pod_ip=environ.get("CRA_POD_IP") or None,
         metrics_port=port or None,

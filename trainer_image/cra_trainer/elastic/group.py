@@ -17,7 +17,7 @@ from datetime import timedelta
 import numpy as np
 import torch
 from torch import distributed as dist
-from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 
 from cra_trainer.allocation.shares import Floats
 from cra_trainer.config import Env
@@ -78,13 +78,11 @@ def form(env: Env) -> Group:
             name = interface_of(env.pod_ip)
             if name:
                 os.environ["GLOO_SOCKET_IFNAME"] = name
-        store = TCPStore(
-            env.master_addr,
-            env.master_port,
-            env.world_size,
-            is_master=env.rank == 0,
-            timeout=TIMEOUT,
+        # Reads torchrun's variables, and knows when torchrun itself holds the store.
+        rendezvous = dist.rendezvous(  # type: ignore[attr-defined]
+            "env://", rank=env.rank, world_size=env.world_size, timeout=TIMEOUT
         )
+        store = next(iter(rendezvous))[0]
     else:
         store = HashStore()
     dist.init_process_group(

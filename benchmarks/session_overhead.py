@@ -1,0 +1,202 @@
+"""What does the session cost over bare DDP, and how exact is its gradient when shares are unequal?
+
+Two real processes train the digits network, one thread each. In one run and over one process group, steps of
+bare DDP and of sessions with equal shares take turns on batches of the same size; each step of a session is
+compared with the bare step beside it, and the figure is the median of those ratios. The session is measured
+as `uniform`, which keeps equal shares, and as `attention`, which adds scoring and learning and shifts rows as
+it measures.
+
+The gradient of a session with shares 3:1 is compared with that of one process on the same global batch.
+
+    make bench NAME=session_overhead
+"""
+
+import copy
+import multiprocessing
+import os
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+from benchmarks.report import describe_machine, print_figures, print_table
+from cra_trainer import config, data, process
+from cra_trainer.elastic import group as groups
+from cra_trainer.session import Session
+from cra_trainer.workloads import digits_cnn
+
+RANKS = 2
+BATCH = 128
+ROUNDS = 300
+WARM_UP = 20
+
+
+def make_session(group: groups.Group, strategy: str, weights: tuple[float, ...] = ()) -> Session:
+    """One more session over a group that is there already."""
+    settings = config.Config(
+        training=config.Training(epochs=10**6, batch_size=BATCH),
+        ranks=config.RankAllocator(strategy=strategy, weights=weights),
+    )
+    return Session(process.start(), settings, group)
+
+
+def bare_ddp(dataset: TensorDataset, model: nn.Module, rank: int) -> Iterator[None]:
+    """Plain DDP as anybody would write it; each `next` is a step."""
+    ddp = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.Adam(model.parameters())
+    images, labels = dataset.tensors
+    epoch = 0
+    while True:
+        order = data.permutation(len(images), seed=0, epoch=epoch)
+        for start in range(0, len(images) - BATCH + 1, BATCH):
+            mine = order[start : start + BATCH].chunk(RANKS)[rank]
+            functional.cross_entropy(ddp(images[mine]), labels[mine]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            yield
+        epoch += 1
+
+
+def with_session(session: Session, dataset: TensorDataset, model: nn.Module) -> Iterator[None]:
+    """The same training through a session; each `next` is a step."""
+    ddp, _ = session.prepare(model, torch.optim.Adam(model.parameters()))
+    for _epoch in session.epochs():
+        for images, labels in session.batches(dataset):
+            session.backward(functional.cross_entropy(ddp(images), labels))
+            session.step()
+            yield
+
+
+def gradient_error(session: Session, dataset: TensorDataset, model: nn.Module) -> float:
+    """Largest relative error of one epoch's gradients against one process on the whole batch."""
+    single = copy.deepcopy(model)
+    ddp, _ = session.prepare(model, torch.optim.Adam(model.parameters()))
+    order = data.permutation(len(dataset), seed=0, epoch=0)
+    worst = 0.0
+    for i, (images, labels) in enumerate(session.batches(dataset)):
+        session.backward(functional.cross_entropy(ddp(images), labels))
+        single.load_state_dict(model.state_dict())
+        single.zero_grad()
+        whole = [tensor[order[i * BATCH : (i + 1) * BATCH]] for tensor in dataset.tensors]
+        functional.cross_entropy(single(whole[0]), whole[1]).backward()  # type: ignore[no-untyped-call]
+        expected, got = flat(single), flat(model)
+        worst = max(worst, float((got - expected).norm() / expected.norm()))
+        session.step()
+    return worst
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    """All gradients of a model, [n]."""
+    return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
+
+
+def timed(steps: Iterator[None]) -> tuple[float, float]:
+    """Wall-clock and CPU seconds of one step, from a common start."""
+    dist.barrier()
+    wall, cpu = time.perf_counter(), time.process_time()
+    next(steps)
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """The model, computing the same however its batch is split."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def measure(rank: int, port: int, results: Any) -> None:
+    """What one rank does; rank 0 reports."""
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(RANKS),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    group = groups.form(process.start().env)
+    # The tail of an epoch would be a shorter step.
+    images, labels = digits_cnn.load()[0].tensors
+    size = len(images) - len(images) % BATCH
+    dataset = TensorDataset(images[:size], labels[:size])
+    model = without_dropout(digits_cnn.make_model(32))
+    error = gradient_error(make_session(group, "fixed", (3.0, 1.0)), dataset, copy.deepcopy(model))
+    sides = {
+        "bare DDP": bare_ddp(dataset, copy.deepcopy(model), rank),
+        "uniform": with_session(make_session(group, "uniform"), dataset, copy.deepcopy(model)),
+        "attention": with_session(make_session(group, "attention"), dataset, copy.deepcopy(model)),
+    }
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for turn in range(WARM_UP + ROUNDS):
+        # Forth and back, so that no side always comes after another.
+        for name in list(sides) if turn % 2 else list(reversed(sides)):
+            seconds = timed(sides[name])
+            if turn >= WARM_UP:
+                times[name].append(seconds)
+    if rank == 0:
+        results.put((times, error))
+    group.dissolve()
+
+
+def run_ranks(target: Callable[..., None]) -> tuple[dict[str, list[tuple[float, float]]], float]:
+    """Run the ranks to their end; returns what rank 0 measured."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    ranks = [context.Process(target=target, args=(rank, port, results)) for rank in range(RANKS)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    if any(rank.exitcode for rank in ranks):
+        raise SystemExit(f"could not measure: exit codes {[rank.exitcode for rank in ranks]}")
+    measured: tuple[dict[str, list[tuple[float, float]]], float] = results.get()
+    return measured
+
+
+def main() -> None:
+    print(describe_machine(torch=torch.__version__))
+    print(
+        f"{RANKS} processes over gloo, one thread each; digits network, global batch {BATCH}, Adam; "
+        f"{ROUNDS} rounds of one step each; load {os.getloadavg()[0]:.1f}\n"
+    )
+    times, error = run_ranks(measure)
+    bare = [wall for wall, _ in times["bare DDP"]]
+    rows, overhead = [], {}
+    for name, seconds in times.items():
+        walls, cpus = zip(*seconds, strict=True)
+        ratios = [100 * (mine / beside - 1) for mine, beside in zip(walls, bare, strict=True)]
+        low, overhead[name], high = statistics.quantiles(ratios, n=4)
+        # The median's own error, from the spread of the ratios, were they independent and normal.
+        deviation = (high - low) / 1.349 * 1.253 / len(ratios) ** 0.5
+        rows.append(
+            (
+                name,
+                f"{1000 * statistics.median(walls):.2f}",
+                f"{1000 * statistics.median(cpus):.2f}",
+                f"{overhead[name]:+.2f} ± {deviation:.2f}",
+                f"{low:+.1f} to {high:+.1f}",
+            )
+        )
+    print_table(("training", "ms per step", "CPU ms", "overhead %", "middle half of the ratios %"), rows)
+    print(f"\nlargest relative error of the gradient, shares 3:1 against one process: {error:.1e}")
+    figures = {
+        "overhead_percent": overhead["uniform"],
+        "attention_overhead_percent": overhead["attention"],
+    }
+    print_figures("session_overhead", {**figures, "gradient_relative_error": error})
+
+
+if __name__ == "__main__":
+    main()
