@@ -1,17 +1,22 @@
 """Jobs that the scenarios run, and looking at what became of them."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from e2e.reach import Job, Reach
 
-SPEC_OF_DIGITS: dict[str, Any] = {
-    "workload": {"name": "digits-cnn"},
-    "scaling": {"minGPUs": 1, "maxGPUs": 4},
-    "training": {"epochs": 3, "batchSize": 128},
-}
+
+def digits(*, epochs: int, **spec: Any) -> dict[str, Any]:
+    """The spec of a job on the digits, with a small network: about half a second an epoch on one slow GPU."""
+    return {
+        "workload": {"name": "digits-cnn", "parameters": {"width": "8"}},
+        "scaling": {"minGPUs": 1, "maxGPUs": 4},
+        "training": {"epochs": epochs},
+        **spec,
+    }
 
 
 def apply(reach: Reach, name: str, spec: dict[str, Any], *, namespace: str) -> None:
@@ -59,6 +64,13 @@ def pods(reach: Reach, job: str, *, namespace: str) -> list[dict[str, Any]]:
     """The job's pods."""
     listed = reach.kubectl("get", "pods", "-n", namespace, "-l", f"cra.dev/job={job}", "-o", "json")
     return list(json.loads(listed)["items"])
+
+
+def checkpoint_volume(reach: Reach, job: str, *, namespace: str) -> Path:
+    """The directory behind the claim that holds the job's checkpoints."""
+    claim = json.loads(reach.kubectl("get", "pvc", "-n", namespace, f"{job}-checkpoint", "-o", "json"))
+    volume = json.loads(reach.kubectl("get", "pv", claim["spec"]["volumeName"], "-o", "json"))
+    return Path(volume["spec"]["hostPath"]["path"])
 
 
 def events(reach: Reach, job: str, *, namespace: str) -> list[str]:

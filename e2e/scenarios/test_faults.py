@@ -2,9 +2,18 @@
 
 import pytest
 
-from e2e.local import Cluster
 from e2e.reach import Reach
-from e2e.scenarios.jobs import SPEC_OF_DIGITS, apply, condition, events, running, script_job, status, step
+from e2e.scenarios.jobs import (
+    apply,
+    checkpoint_volume,
+    condition,
+    digits,
+    events,
+    running,
+    script_job,
+    status,
+    step,
+)
 from e2e.scenarios.processes import kill_trainer
 
 pytestmark = pytest.mark.cluster
@@ -39,12 +48,7 @@ def test_a_script_that_raises_is_retried_and_then_named(reach: Reach, namespace:
 
 
 def test_a_killed_rank_costs_a_restart_from_the_checkpoint(reach: Reach, namespace: str) -> None:
-    spec = {
-        **SPEC_OF_DIGITS,
-        "scaling": {"minGPUs": 2, "maxGPUs": 2},
-        "training": {"epochs": 12, "batchSize": 128},
-        "checkpoint": {"intervalSeconds": 1},
-    }
+    spec = digits(epochs=30, scaling={"minGPUs": 2, "maxGPUs": 2}, checkpoint={"intervalSeconds": 1})
     apply(reach, "killed", spec, namespace=namespace)
     reach.wait_job(
         "killed",
@@ -60,21 +64,15 @@ def test_a_killed_rank_costs_a_restart_from_the_checkpoint(reach: Reach, namespa
     assert "step" in reach.kubectl("logs", "-n", namespace, "killed-2-0")
 
 
-def test_a_checkpoint_cut_short_is_skipped_for_the_one_before(
-    reach: Reach, cluster: Cluster, namespace: str
-) -> None:
-    spec = {
-        **SPEC_OF_DIGITS,
-        "training": {"epochs": 30, "batchSize": 128},
-        "checkpoint": {"intervalSeconds": 1, "keep": 3},
-    }
+def test_a_checkpoint_cut_short_is_skipped_for_the_one_before(reach: Reach, namespace: str) -> None:
+    spec = digits(epochs=2000, checkpoint={"intervalSeconds": 1})
     apply(reach, "cut", spec, namespace=namespace)
     reach.wait_job("cut", lambda job: step(job) >= 20, namespace=namespace)
     reach.kubectl("patch", "-n", namespace, "crj/cut", "--type=merge", "-p", '{"spec":{"suspend":true}}')
     reach.wait_job("cut", lambda job: status(job).get("phase") == "Suspended", namespace=namespace)
 
-    written = [path for path in cluster.dir.rglob("*") if namespace in str(path) and path.is_file()]
-    newest = max((f for f in written if f.stat().st_size > 10_000), key=lambda f: f.stat().st_mtime)
+    states = checkpoint_volume(reach, "cut", namespace=namespace).glob("step-*/state.pt")
+    newest = max(states, key=lambda file: file.stat().st_mtime)
     newest.write_bytes(newest.read_bytes()[:-1000])
 
     reach.kubectl("patch", "-n", namespace, "crj/cut", "--type=merge", "-p", '{"spec":{"suspend":false}}')
