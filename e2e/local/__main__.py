@@ -11,7 +11,7 @@ from typing import Any
 
 from e2e.local import state
 from e2e.local.cluster import Cluster
-from e2e.local.errors import LocalClusterError
+from e2e.local.errors import LocalClusterError, NoSuchClusterError
 from e2e.local.toolchain import ensure_tools
 
 _DEFAULT_NAME = "cra"
@@ -42,13 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "up":
                 _up(options.name)
             case "down":
-                Cluster.attach(options.name).stop()
-                print(f"cluster {options.name} is gone")
+                _down(options.name)
             case "status":
                 return _status([options.name] if options.name else [name for name, _ in state.clusters()])
     except LocalClusterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; what was started is gone again", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -63,6 +65,18 @@ def _up(name: str) -> None:
         f"  Prometheus  {cluster.prometheus_url}\n"
         f"  logs        {cluster.dir / 'logs'}"
     )
+
+
+def _down(name: str) -> None:
+    try:
+        cluster = Cluster.attach(name)
+    except NoSuchClusterError:
+        # It may have been killed together with its keeper, and left its files.
+        state.sweep_dead()
+        print(f"cluster {name} is not running")
+    else:
+        cluster.stop()
+        print(f"cluster {name} is gone; its logs are in {cluster.dir / 'logs'}")
 
 
 def _show(event: Mapping[str, Any]) -> None:

@@ -7,7 +7,6 @@ wait                              every event so far and to come, up to `ready` 
 status                            state of each component
 stop      component               `ok` once it is dead
 restart   component               `ok` once it works again
-shutdown                          `ok`; then the whole cluster ends
 ========= ======================= =====================================================
 
 An answer that holds `error` says why a request failed.

@@ -11,16 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import signal
 import socket
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from e2e.local import components, network
 from e2e.local.base import apply_base_objects
-from e2e.local.errors import LocalClusterError, StartError
+from e2e.local.errors import LocalClusterError, NamespaceError
 from e2e.local.forward import forward
 from e2e.local.layout import APISERVER_PORT, BRIDGE, GATEWAY, POD_NETMASK, PROMETHEUS_PORT, Layout
 from e2e.local.namespaces import enter_namespaces, set_hostname
@@ -28,8 +28,6 @@ from e2e.local.rest import Api, ApiError
 from e2e.local.spec import ClusterSpec
 from e2e.local.supervisor import State, Supervisor
 
-# The agent removes what it made outside the namespaces; nothing else needs to be asked before it is killed.
-_AGENT_GRACE = 5.0
 _LISTENERS_GRACE = 2.0
 
 
@@ -43,11 +41,23 @@ class Sockets:
 
 
 def main(spec: ClusterSpec, sockets: Sockets) -> int:
-    """Be init until the cluster is shut down; returns the exit code."""
+    """Be init until somebody kills this process.
+
+    Returns:
+        The exit code of a cluster that did not come up.
+
+    Raises:
+        NamespaceError: The kernel refuses what a cluster needs.
+    """
     enter_namespaces()
     set_hostname(f"cra-{spec.name}")
-    network.bring_up("lo")
-    network.add_bridge(BRIDGE, GATEWAY, POD_NETMASK)
+    try:
+        network.bring_up("lo")
+        network.add_bridge(BRIDGE, GATEWAY, POD_NETMASK)
+    except OSError as error:
+        raise NamespaceError(
+            f"the kernel refuses a bridge ({error.strerror}); load its module with `modprobe bridge` as root"
+        ) from error
     return asyncio.run(_serve(spec, sockets))
 
 
@@ -56,38 +66,36 @@ async def _serve(spec: ClusterSpec, sockets: Sockets) -> int:
     server = await asyncio.start_unix_server(init.answer, sock=sockets.control)
     await forward(sockets.api, "127.0.0.1", APISERVER_PORT)
     await forward(sockets.prometheus, "127.0.0.1", PROMETHEUS_PORT)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, init.shutdown.set)
-    boot = asyncio.create_task(init.boot())
-    await init.shutdown.wait()
-    boot.cancel()
+    if await init.boot():
+        await asyncio.Event().wait()
     server.close()
-    return await init.end()
+    await init.last_words()
+    return 1
 
 
 class Init:
     """The cluster's life, from the first component to the last."""
 
     def __init__(self, spec: ClusterSpec) -> None:
-        self.shutdown = asyncio.Event()
         self._spec = spec
         self._layout = Layout(spec.root)
         self._began = time.monotonic()
         self._events: list[Mapping[str, Any]] = []
         self._news = asyncio.Event()
         self._conversations: set[asyncio.Task[None]] = set()
-        self._failed = False
         self._supervisor = Supervisor(self._layout, self._component_changed)
 
-    async def boot(self) -> None:
-        """Start everything and say how it went."""
+    async def boot(self) -> bool:
+        """Start everything and say how it went; whether all of it works."""
         try:
             await self._start()
-        except* (StartError, ApiError, OSError) as group:
-            self._failed = True
-            self._tell(event="failed", message="\n".join(str(error) for error in _leaves(group)))
-            self.shutdown.set()
-        else:
-            self._tell(event="ready")
+        except Exception as error:
+            # Whatever it is, the launcher has to hear of it; init's log shows where it came from.
+            traceback.print_exception(error)
+            self._tell(event="failed", message="\n".join(str(leaf) for leaf in _leaves(error)))
+            return False
+        self._tell(event="ready")
+        return True
 
     async def _start(self) -> None:
         spec, layout, supervisor = self._spec, self._layout, self._supervisor
@@ -111,13 +119,10 @@ class Init:
             for name in last:
                 group.create_task(supervisor.ready(name))
 
-    async def end(self) -> int:
-        """Let the node agent clean up and the listeners hear the last word; the kernel does the rest."""
-        await self._supervisor.finish("node-agent", _AGENT_GRACE)
-        self._news.set()
+    async def last_words(self) -> None:
+        """Give those who wait for the cluster a moment to hear how it went."""
         if self._conversations:
             await asyncio.wait(self._conversations, timeout=_LISTENERS_GRACE)
-        return 1 if self._failed else 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection to the control socket."""
@@ -151,9 +156,6 @@ class Init:
                     _send(writer, {"error": str(error)})
                 else:
                     _send(writer, {"ok": True})
-            case "shutdown":
-                _send(writer, {"ok": True})
-                self.shutdown.set()
             case op:
                 _send(writer, {"error": f"no request {op}"})
 
@@ -166,8 +168,6 @@ class Init:
                 if event["event"] in ("ready", "failed"):
                     return
             sent = len(self._events)
-            if self.shutdown.is_set():
-                return
             await news.wait()
 
     def _component_changed(self, name: str, state: State) -> None:
@@ -205,8 +205,8 @@ def _ready_nodes(api: Api) -> set[str]:
     return {node["metadata"]["name"] for node in nodes if is_ready(node)}
 
 
-def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
-    found: list[Exception] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
+def _leaves(error: Exception) -> list[Exception]:
+    """The errors in a group of groups, or the error itself."""
+    if not isinstance(error, ExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]

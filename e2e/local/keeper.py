@@ -1,5 +1,7 @@
 """The process between launcher and cluster: starts init in a new PID namespace, outlives it, cleans up.
 
+A cluster has one way to end, whether it is asked to or not: init is killed, and the kernel does the rest.
+
 It exists because a PID namespace starts with the *next* child, and because something outside has to remove
 what a namespace does not hold (control groups) after init was killed. It holds the cluster's lock, so the
 lock is free exactly when nothing of the cluster is left.
@@ -48,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for held in (sockets.control, sockets.api, sockets.prometheus):
         held.close()
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGKILL))
     code = _wait(pid, launcher)
     remove_cgroups(Layout(spec.root))
     return code

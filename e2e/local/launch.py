@@ -77,7 +77,6 @@ def launch(
     record = Record(
         keeper=process.pid,
         started=state.start_time(process.pid) or 0,
-        api_url=api_url,
         prometheus_url=prometheus_url,
         tools={tool: str(path) for tool, path in description.tools.items()},
     )

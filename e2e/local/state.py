@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from e2e.local.cgroups import remove_cgroups
@@ -29,14 +29,12 @@ class Record:
     Attributes:
         keeper: Process id of its keeper.
         started: Start time of that process in clock ticks since boot, as its number may be used again.
-        api_url: Address of the API server on the host.
         prometheus_url: Address of Prometheus on the host.
         tools: Directory or path of each tool, by name.
     """
 
     keeper: int
     started: int
-    api_url: str
     prometheus_url: str
     tools: dict[str, str]
 
@@ -50,9 +48,11 @@ class Record:
     def read(cls, path: Path) -> Record | None:
         """The record at `path`, or None where there is none."""
         try:
-            return cls(**json.loads(path.read_text()))
+            raw = json.loads(path.read_text())
         except FileNotFoundError:
             return None
+        # Another version of this package may have written it, and more into it.
+        return cls(**{known.name: raw[known.name] for known in fields(cls)})
 
 
 def start_time(pid: int) -> int | None:
@@ -115,11 +115,11 @@ def wait_for_end(pid: int, timeout: float) -> bool:
 
 
 def end(record: Record, grace: float) -> None:
-    """End a cluster: ask its init, through the keeper, then kill.
+    """End a cluster: ask its keeper, or kill it.
 
     Args:
         record: The cluster.
-        grace: Seconds for an orderly end.
+        grace: Seconds that the keeper has to kill init and clean up.
 
     Raises:
         LocalClusterError: It is still there after it was killed.

@@ -8,7 +8,6 @@ SIGCHLD handler reaps all and tells the component whose process it was.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -119,16 +118,6 @@ class Supervisor:
         await self.stop(name)
         self.start(self._running[name].component)
         await self.ready(name)
-
-    async def finish(self, name: str, grace: float) -> None:
-        """Let a component end by itself on SIGTERM, for `grace` seconds at most."""
-        running = self._running.get(name)
-        if running is None or running.ended.is_set():
-            return
-        running.stopping = True
-        running.process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(running.ended.wait(), grace)
 
     def status(self) -> Mapping[str, Mapping[str, Any]]:
         """State, exit code and, for what has failed, the end of the log of each component."""

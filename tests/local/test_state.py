@@ -18,7 +18,6 @@ def record(pid: int, started: int) -> state.Record:
     return state.Record(
         keeper=pid,
         started=started,
-        api_url="https://a",
         prometheus_url="http://p",
         tools={"helm": "/bin/helm"},
     )
@@ -81,13 +80,15 @@ def test_a_name_is_claimed_once_and_free_again_after_the_last_holder(layout: Lay
 
 def test_the_dead_are_swept_and_their_logs_kept_for_a_day(layout: Layout) -> None:
     record(os.getpid(), 1).write(layout.record)
-    for folder in (layout.logs, layout.data, layout.pki):
-        folder.mkdir()
+    pod_logs = layout.node / "pods" / "uid-1" / "logs" / "trainer"
+    for folder in (layout.logs, layout.data, layout.pki, pod_logs):
+        folder.mkdir(parents=True)
         (folder / "file").write_text("x")
     assert list(state.clusters()) == []
     state.sweep_dead()
     assert {path.name for path in layout.root.iterdir()} <= {"lock", "logs"}
     assert (layout.logs / "file").exists()
+    assert (layout.logs / "pod-uid-1" / "trainer" / "file").exists()
     os.utime(layout.root, (0, 0))
     state.sweep_dead()
     assert not layout.root.exists()
