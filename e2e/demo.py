@@ -103,9 +103,7 @@ def _how_to_look_around(reach: Reach, *, kept: bool) -> str:
             "take it down: make cluster-down",
         ]
     else:
-        lines += [
-            "to look around: make cluster-up, and kubectl apply -f examples/digits-cnn.yaml as it says"
-        ]
+        lines += ["to look around: make cluster-up, and kubectl apply -f examples/digits-cnn.yaml as it says"]
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from e2e.reach import Reach
+from e2e.reach import Job, Reach
 from e2e.scenarios.jobs import events, pods
 
 pytestmark = pytest.mark.cluster
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.cluster
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def run_example(reach: Reach, file: str, namespace: str) -> dict[str, object]:
+def run_example(reach: Reach, file: str, namespace: str) -> Job:
     """Apply an example and return its finished job."""
     path = EXAMPLES / file
     documents = list(yaml.safe_load_all(path.read_text()))
