@@ -197,6 +197,8 @@ class Cluster:
         except NoSuchClusterError:
             # It ended before init could answer; what is known stands in its log.
             pass
-        raise StartError(
-            f"the cluster ended while it started; init's log ends:\n{log_tail(self._layout.log('init'))}"
-        )
+        tail = log_tail(self._layout.log("init"))
+        *_, last = tail.splitlines()
+        if last.strip().startswith("error: "):
+            raise StartError(last.strip().removeprefix("error: "))
+        raise StartError(f"the cluster ended while it started; init's log ends:\n{tail}")

@@ -149,14 +149,15 @@ def explain_refusal(what: str, error: OSError, gates: dict[str, str], *, contain
         One or more sentences, each fix as a command where there is one.
     """
     fixes = [f"run `{fix}` as root" for name, shut, fix in _GATES if gates.get(name) == shut]
-    if container:
-        fixes.append(
-            "start the container with `--privileged`, or with `--security-opt seccomp=unconfined "
-            "--security-opt apparmor=unconfined --security-opt systempaths=unconfined`"
-        )
-    if error.errno == errno.ENOSPC and not fixes:
-        fixes.append("raise the limits under /proc/sys/user, or leave one level of nested namespaces")
-    fixes.append("run it as root")
+    if error.errno == errno.ENOSPC:
+        fixes = fixes or ["raise the limits under /proc/sys/user"]
+    else:
+        if container:
+            fixes.append(
+                "start the container with `--privileged`, or with `--security-opt seccomp=unconfined "
+                "--security-opt apparmor=unconfined --security-opt systempaths=unconfined`"
+            )
+        fixes.append("run it as root")
     return f"the kernel refuses {what} ({error.strerror}); to allow it, {', or '.join(fixes)}"
 
 

@@ -170,7 +170,7 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
 def log_tail(path: Path) -> str:
     """The last lines of a log, indented."""
     lines = path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
-    return "\n".join(f"  {line[:400]}" for line in lines) or "  (empty)"
+    return "\n".join(f"  {line[:1000]}" for line in lines) or "  (empty)"
 
 
 def _ending(code: int | None) -> str:
