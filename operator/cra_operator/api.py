@@ -110,7 +110,7 @@ class RanksSpec(Model):
     strategy: RankStrategy = "attention"
     heads: int = 4
     weights: list[float] | None = None
-    seed: int | None = None
+    seed: int = 0
 
 
 class LayersSpec(Model):
@@ -198,7 +198,7 @@ class CheckpointSpec(Model):
 
     interval_seconds: int = 60
     keep: int = 3
-    volume: VolumeSpec | None = None
+    volume: VolumeSpec = VolumeSpec(size="10Gi")
 
 
 class JobSpec(Model):

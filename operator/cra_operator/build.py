@@ -21,6 +21,7 @@ Manifest = dict[str, Any]
 _GRACE_SECONDS = 60
 """Time to finish a step and to write a checkpoint after SIGTERM; trainers usually need a fraction of it."""
 _FILE_GROUP = 65532
+_CLAIM_SIZE = "10Gi"
 _LOST_NODE_SECONDS = 30
 """How long a pod stays bound to a node that does not answer before Kubernetes evicts it (its default is 300).
 """
@@ -75,13 +76,13 @@ def service(job: Job) -> Manifest:
 def claim(job: Job) -> Manifest | None:
     """The checkpoint claim, or None where the user brings one."""
     volume = job.spec.checkpoint.volume
-    if volume is not None and volume.claim_name is not None:
+    if volume.claim_name is not None:
         return None
     spec: Manifest = {
         "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": (volume and volume.size) or "10Gi"}},
+        "resources": {"requests": {"storage": volume.size or _CLAIM_SIZE}},
     }
-    if volume is not None and volume.storage_class_name is not None:
+    if volume.storage_class_name is not None:
         spec["storageClassName"] = volume.storage_class_name
     return {
         "apiVersion": "v1",
@@ -223,8 +224,7 @@ def trainer_config(job: Job) -> Manifest:
 
 
 def _mount_checkpoint(spec: Manifest, trainer: Manifest, job: Job) -> None:
-    volume = job.spec.checkpoint.volume
-    name = (volume and volume.claim_name) or names.claim_name(job.metadata.name)
+    name = job.spec.checkpoint.volume.claim_name or names.claim_name(job.metadata.name)
     mounted = {"name": names.CHECKPOINT_VOLUME, "mountPath": names.CHECKPOINT_DIR}
     backed = {"name": names.CHECKPOINT_VOLUME, "persistentVolumeClaim": {"claimName": name}}
     trainer["volumeMounts"] = [*(trainer.get("volumeMounts") or ()), mounted]

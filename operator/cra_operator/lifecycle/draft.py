@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from cra_operator.actions import Action, Plan, RecordEvent
 from cra_operator.api import Condition, ConditionType, Job, JobStatus
 from cra_operator.lifecycle import display
+from cra_operator.lifecycle.words import clip
 from cra_operator.sizing import Size
 
 _ORDER: tuple[ConditionType, ...] = get_args(ConditionType)
@@ -27,6 +28,8 @@ class Draft:
 
     def set(self, **fields: Any) -> None:
         """Change fields of the status, by their Python names."""
+        if "message" in fields:
+            fields["message"] = clip(fields["message"])
         self._fields.update(fields)
 
     def get(self, name: str) -> Any:
@@ -44,7 +47,7 @@ class Draft:
             observed_generation=self.job.metadata.generation,
             last_transition_time=since,
             reason=reason,
-            message=message,
+            message=clip(message),
         )
 
     def was(self, kind: ConditionType, reason: str) -> bool:

@@ -12,9 +12,12 @@ from cra_operator.lifecycle.draft import Draft
 from cra_operator.lifecycle.failures import EXIT_LEFT, EXIT_PEER_LOST, Failure
 from cra_operator.lifecycle.report import Report
 from cra_operator.lifecycle.startup import Obstacle
-from cra_operator.lifecycle.words import count
+from cra_operator.lifecycle.words import clip, count
 from cra_operator.view import PodView
 from cra_operator.world import World
+
+_LONGEST_PATH = 1024
+_MOST_METRICS = 64
 
 
 def has_succeeded(world: World) -> bool:
@@ -49,13 +52,14 @@ def _result(report: Report | None, progress: Progress | None) -> Result:
     """The result as far as rank 0 told it; a plain script tells none."""
     if report is None:
         return Result()
+    metrics = dict(list(report.metrics.items())[:_MOST_METRICS])
     return Result(
-        metrics=dict(report.metrics) or None,
+        metrics=metrics or None,
         samples_per_second=report.samples_per_second,
         samples=progress.samples if progress is not None else None,
         steps=progress.step if progress is not None else None,
         seconds=report.seconds,
-        checkpoint=report.checkpoint_path,
+        checkpoint=clip(report.checkpoint_path, _LONGEST_PATH) if report.checkpoint_path else None,
         ranks=list(report.ranks) or None,
     )
 
@@ -112,8 +116,8 @@ def _note_error(draft: Draft, failure: Failure) -> None:
         rank=failure.rank,
         pod=failure.pod,
         reason=failure.reason,
-        message=failure.error or failure.message,
-        where=failure.where,
+        message=clip(failure.error or failure.message),
+        where=clip(failure.where, _LONGEST_PATH) if failure.where else None,
     )
     draft.set(result=Result(error=error))
 

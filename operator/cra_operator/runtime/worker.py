@@ -2,8 +2,8 @@
 
 The decision is made in one go, without waiting for anything in between, so all that it reads belongs
 together, and the promise of GPUs is made before any other job is decided. What it asks for is then done in an
-order that a crash at any point survives: creations, status, deletions (see `actions.Plan`). Pods come first of all: when many
-jobs arrive at once, what users wait for is not held up by what can follow.
+order that a crash at any point survives: creations, status, deletions (see `actions.Plan`). Pods come first
+of all: when many jobs arrive at once, what users wait for is not held up by what can follow.
 """
 
 from __future__ import annotations
