@@ -103,7 +103,7 @@ def plan(mounts: Sequence[Mount], tree: Tree, *, keep: Sequence[str] = ()) -> Pl
         keep: host paths (links resolved) that stay visible where an own directory or a mount hides them.
 
     Raises:
-        MountError: a target is not absolute or runs in circles.
+        MountError: a target is not absolute, runs in circles or lies beneath a file.
     """
     targets: list[str] = []
     opened: set[str] = set()
@@ -113,7 +113,10 @@ def plan(mounts: Sequence[Mount], tree: Tree, *, keep: Sequence[str] = ()) -> Pl
     for mount in sorted(mounts, key=lambda mount: posixpath.normpath(mount.target).count("/")):
         target = _resolve(mount.target, tree, targets)
         if not _beneath(target, [*_OWN_DIRECTORIES, *targets]) and tree.kind(target) != mount.kind:
-            opened.update(parent for parent in _parents(target) if tree.kind(parent) == "dir")
+            parents = {parent: tree.kind(parent) for parent in _parents(target)}
+            if file := next((parent for parent, kind in parents.items() if kind == "file"), None):
+                raise MountError(f"mountPath {mount.target!r} is beneath the file {file}")
+            opened.update(parent for parent, kind in parents.items() if kind == "dir")
             replaced.add(target)
         targets.append(target)
         operations.append(("ro" if mount.read_only else "rw", target, mount.source))

@@ -16,12 +16,13 @@ from typing import Any
 from . import files, status
 from .api import UNREACHABLE, Object
 from .clock import now
-from .container import Container, PodContext
+from .container import Container
 from .environ import Facts
 from .gpu import RESOURCE, AdmissionError, Holder, Meter
 from .mounts import Mount
 from .network import PodNetwork
 from .nodes import Node
+from .orders import PodContext
 from .reporting import Reporter
 from .runtime import Runtime
 from .status import PodView, Waiting
@@ -140,7 +141,7 @@ class Pod:
         if self._context is None:
             play.cancel()
         else:
-            await self._stop(self._context)
+            await self._stop()
         try:
             await play
         except asyncio.CancelledError:
@@ -179,7 +180,7 @@ class Pod:
             if await self._initialize(context, sidecars):
                 await asyncio.gather(*(c.run(context, spec["restartPolicy"]) for c in self._main))
             grace = float(spec.get("terminationGracePeriodSeconds", 30))
-            await asyncio.gather(*(c.stop(context, grace) for c in self._init), *sidecars)
+            await asyncio.gather(*(c.stop(grace) for c in self._init), *sidecars)
         finally:
             tokens.cancel()
 
@@ -246,10 +247,10 @@ class Pod:
         self._see(network_ready=True, pod_ip=facts.pod_ip)
         return self._context
 
-    async def _stop(self, context: PodContext) -> None:
+    async def _stop(self) -> None:
         """Ends all containers within the grace period, which a second deletion may shorten meanwhile."""
         began, grace = time.monotonic(), self._grace()
-        stopping = asyncio.gather(*(c.stop(context, grace) for c in self.containers.values()))
+        stopping = asyncio.gather(*(c.stop(grace) for c in self.containers.values()))
         while not stopping.done():
             self._grace_changed.clear()
             shortened = self._grace() < grace
