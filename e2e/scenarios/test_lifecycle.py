@@ -9,7 +9,7 @@ from e2e.scenarios.jobs import apply, condition, digits, events, pods, running, 
 pytestmark = pytest.mark.cluster
 
 LONG = 2000
-ENOUGH = 30
+ENOUGH = 15
 
 
 def test_kubectl_scale_goes_on_from_the_step_it_had(reach: Reach, namespace: str) -> None:
