@@ -21,7 +21,13 @@ class Draft:
         self.job = job
         self.now = now
         self.holding: Size | None = None
-        self._fields: dict[str, Any] = {"observed_generation": job.metadata.generation}
+        # The counters begin at 0: a column that is empty looks like one that is not known.
+        self._fields: dict[str, Any] = {
+            "observed_generation": job.metadata.generation,
+            "rescales": job.status.rescales or 0,
+            "restarts": job.status.restarts or 0,
+            "failures": job.status.failures or 0,
+        }
         self._conditions = {c.type: c for c in job.status.conditions}
         self._actions: list[Action] = []
         self._look_again: datetime | None = None
