@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset, default_collate
 
 from cra_trainer.allocation.shares import Ints
+
+_WORD = 2**64 - 1
 
 
 class MapDataset(Sized, Protocol):
@@ -57,7 +58,14 @@ def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
 
 def mix(*numbers: int) -> int:
     """One 64-bit seed of several numbers, such that neighbours give unrelated seeds."""
-    return int(np.random.SeedSequence([n % 2**64 for n in numbers]).generate_state(1, np.uint64)[0])
+    state = 0
+    for number in numbers:
+        # The finalizer of splitmix64 (Steele, Lea, Flood 2014), once per number.
+        state = (state + number + 0x9E3779B97F4A7C15) & _WORD
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _WORD
+        state ^= state >> 31
+    return state
 
 
 def slice_of(rows: Ints, rank: int) -> slice:

@@ -110,6 +110,16 @@ class Replica(DistributedDataParallel):
         return self.module(*inputs, **kwargs)
 
 
+class _Room:
+    """Memory for the last bucket with the table behind it, and its parts."""
+
+    def __init__(self, bucket: Tensor, group: Group) -> None:
+        n, ranks, width = bucket.numel(), group.world_size, len(Column)
+        self.whole = torch.zeros(n + ranks * width, dtype=bucket.dtype, device=bucket.device)
+        self.gradients, self.table = self.whole[:n], self.whole[n:].view(ranks, width)
+        self.mine = self.table[group.rank]
+
+
 class Reducer:
     """Wraps a model in DDP with the reduction described above.
 
@@ -125,7 +135,7 @@ class Reducer:
     ) -> None:
         self._group, self._stopping, self._digest = group, stopping, digest
         self._cuda = group.device.type == "cuda"
-        self._scratch: dict[tuple[int, torch.dtype], Tensor] = {}
+        self._room: _Room | None = None
         self._step: _Step | None = None
         # On the GPU the table of a step is read when the next one is done.
         self._unread: deque[_Step] = deque()
@@ -162,7 +172,7 @@ class Reducer:
         assert step.table is not None
         communication = step.watch.between(1, 2)
         self._last_compute, self._last_rows = step.watch.between(0, 1), step.rows
-        table = step.table.double().cpu().numpy().reshape(self._group.world_size, len(Column))
+        table = step.table.double().numpy()
         return StepReport(
             rows=step.measured_rows,
             seconds=table[:, Column.SECONDS],
@@ -173,35 +183,32 @@ class Reducer:
             communication_seconds=communication,
         )
 
-    def reduce_last(self, buffer: Tensor) -> torch.futures.Future[Tensor]:
+    def reduce_last(self, bucket: Tensor) -> torch.futures.Future[Tensor]:
         """Sum the last bucket with the table behind it."""
         step = self._step
         if step is None or step.loss is None:
             raise RuntimeError("backward() of the loss: call session.backward(loss) instead")
         step.watch.mark()
-        n, width = buffer.numel(), len(Column)
-        key = (n, buffer.dtype)
-        if key not in self._scratch:
-            # DDP settles its buckets anew after the first step; what was sized for the old ones is of no use.
-            self._scratch = {
-                key: torch.zeros(n + self._group.world_size * width, dtype=buffer.dtype, device=buffer.device)
-            }
-        scratch = self._scratch[key]
-        scratch[:n].copy_(buffer)
-        scratch[n:].zero_()
-        mine = scratch[n + self._group.rank * width :][:width]
+        room = self._room
+        if room is None or room.gradients.shape != bucket.shape or room.gradients.dtype != bucket.dtype:
+            # DDP settles its buckets anew after the first step.
+            room = self._room = _Room(bucket, self._group)
+        room.gradients.copy_(bucket)
+        room.table.zero_()
         # The time that a GPU took is known when it has passed the event, so there it is the last step's.
         seconds = self._last_compute if self._cuda else step.watch.between(0, 1)
-        mine.copy_(torch.tensor([seconds, 0.0, float(self._stopping()), float(self._digest())]))
-        mine[Column.LOSS] = step.loss
-        work = dist.all_reduce(scratch, async_op=True)
+        room.mine.copy_(torch.tensor([seconds, 0.0, float(self._stopping()), float(self._digest())]))
+        room.mine[Column.LOSS] = step.loss
+        work = dist.all_reduce(room.whole, async_op=True)
         assert work is not None
 
         def deliver(future: torch.futures.Future[list[Tensor]]) -> Tensor:
-            summed = future.value()[0]
-            step.table = torch.empty(len(summed) - n, dtype=summed.dtype, pin_memory=self._cuda)
-            step.table.copy_(summed[n:], non_blocking=self._cuda)
-            return summed[:n]
+            future.value()
+            step.table = room.table
+            if self._cuda:
+                step.table = torch.empty(room.table.shape, dtype=room.table.dtype, pin_memory=True)
+                step.table.copy_(room.table, non_blocking=True)
+            return room.gradients
 
         return work.get_future().then(deliver)
 

@@ -29,6 +29,7 @@ class Process:
     Attributes:
         env: Where this process stands.
         readings: The numbers behind its endpoint.
+        refresh: Brings `readings` up to date; called when somebody asks for them.
         progress: What the last message says of the training, if the script has a session.
     """
 
@@ -37,6 +38,7 @@ class Process:
         self.readings = telemetry.Readings(
             rank=env.rank, world_size=env.world_size, generation=env.generation
         )
+        self.refresh: Callable[[], None] = lambda: None
         self.progress: Callable[[], Mapping[str, Any]] = dict
         self._stop = threading.Event()
         self._interruptible = True
@@ -46,6 +48,11 @@ class Process:
     def stopping(self) -> bool:
         """Whether this process was asked to leave."""
         return self._stop.is_set()
+
+    def exposition(self) -> bytes:
+        """The numbers of this moment in the text format of Prometheus."""
+        self.refresh()
+        return telemetry.exposition(self.readings)
 
     def defer_stop(self) -> None:
         """From now on SIGTERM sets `stopping` and the training ends between two steps; until now nothing is
@@ -116,11 +123,10 @@ def start(env: Env | None = None) -> Process:
         form = f"%(asctime)s rank {process.env.rank} %(levelname)s %(message)s"
         logging.basicConfig(level=logging.INFO, format=form)
     if process.env.metrics_port is not None:
-        readings = process.readings
         telemetry.serve(
             process.env.metrics_port,
-            metrics=lambda: telemetry.exposition(readings),
-            ready=lambda: readings.ready,
+            metrics=process.exposition,
+            ready=lambda: process.readings.ready,
             address=process.env.pod_ip or "0.0.0.0",
         )
     process.listen()

@@ -104,15 +104,16 @@ class Rate:
     SECONDS = 5.0
 
     def __init__(self) -> None:
-        self._samples = self._seconds = 0.0
+        self._sums = (0.0, 0.0)
 
     def add(self, samples: int, seconds: float) -> None:
         """A step over `samples` samples took `seconds`."""
         keep = math.exp(-seconds / self.SECONDS)
-        self._samples = keep * self._samples + samples
-        self._seconds = keep * self._seconds + seconds
+        # Both at once: a scrape reads them from another thread.
+        self._sums = (keep * self._sums[0] + samples, keep * self._sums[1] + seconds)
 
     @property
     def value(self) -> float | None:
         """Samples per second; None before the first step."""
-        return self._samples / self._seconds if self._seconds > 0 else None
+        samples, seconds = self._sums
+        return samples / seconds if seconds > 0 else None

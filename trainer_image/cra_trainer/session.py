@@ -158,8 +158,8 @@ class Session:
             self._group, model, stopping=lambda: self._process.stopping, digest=lambda: self._planner.digest
         )
         self._prepared = parts, reducer
+        self._process.refresh = self._publish
         self._process.readings.ready = True
-        self._publish()
         return reducer.model, optimizer
 
     def epochs(self) -> Iterator[int]:
@@ -171,7 +171,6 @@ class Session:
             yield self._position.cursor.epoch
             self._settle()
             self._position = replace(self._position, cursor=self._position.cursor.next_epoch())
-            self._publish()
 
     def batches(
         self, dataset: data.MapDataset, *, collate: Callable[[list[Any]], Any] = default_collate
@@ -257,7 +256,6 @@ class Session:
             self._account.take(report)
             self._planner.observe(report.rows, report.seconds, report.digests)
             self._stop = self._stop or report.stop
-        self._publish()
 
     def shard(
         self,
@@ -303,7 +301,6 @@ class Session:
             self._account.judge(table[:, i, 0], table[:, i, 1], best=best)
         goal = progress.judge(self._position.goal, merged, training)
         self._position = replace(self._position, goal=goal, metrics={**self._position.metrics, **merged})
-        self._publish()
         if self.rank == 0:
             cursor = self._position.cursor
             numbers = ", ".join(f"{name} {value:.4g}" for name, value in merged.items())
@@ -326,7 +323,6 @@ class Session:
         if not self._position.finished:
             self._position = replace(self._position, finished=True)
             self._keeper.save(parts, self._position, wait=True)
-        self._publish()
         self._group.dissolve()
         if self.rank == 0:
             for line in self._account.lines():
@@ -354,13 +350,13 @@ class Session:
         parts, _ = self._use("batches")
         if self._stop:
             self._keeper.save(parts, self._position, wait=True)
-            self._publish()
             self._process.say({**self._describe(), "outcome": "left"})
             raise SystemExit(termination.LEFT)
         if self._keeper.due:
             self._keeper.save(parts, self._position)
 
     def _publish(self) -> None:
+        # NB: on a scrape's thread: it reads what training replaces as a whole, not what it changes in place.
         self._account.publish(self._position)
         self._keeper.publish()
 

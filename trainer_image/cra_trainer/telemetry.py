@@ -1,9 +1,9 @@
 """The metrics and readiness endpoint of a process.
 
-Training writes plain attributes of `Readings`; the exposition is made from them when somebody asks. So a step
-costs a few assignments however often or seldom it is scraped, and a number that has no value yet is absent
-instead of zero. The server starts before anything slow (torch, data, peers), so that a pod answers from its
-first second; ``/readyz`` says 200 only once the model is prepared and the group has formed.
+Training keeps its own state; when somebody asks, the session puts it into `Readings` and those are written
+out. So a step pays next to nothing for being observable, and a number that has no value yet is absent instead
+of zero. The server starts before anything slow (torch, data, peers), so that a pod answers from its first
+second; ``/readyz`` says 200 only once the model is prepared and the group has formed.
 """
 
 from __future__ import annotations
