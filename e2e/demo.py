@@ -19,7 +19,8 @@ import yaml
 
 from e2e import operator_chart
 from e2e.local import Cluster
-from e2e.reach import Reach
+from e2e.local.errors import LocalClusterError, NoSuchClusterError
+from e2e.reach import NotReached, Reach
 
 EXAMPLE = Path("examples/digits-cnn.yaml")
 CLUSTER_NAME = "cra"
@@ -41,8 +42,11 @@ def main() -> int:
             print(describe_result(job))
             print(_how_to_look_around(reach, kept=options.keep))
     except KeyboardInterrupt:
-        print("interrupted: the cluster is taken down", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
+    except (LocalClusterError, NotReached) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     succeeded = bool(job["status"]["phase"] == "Succeeded")
     _say(
         started,
@@ -112,10 +116,17 @@ def _target(options: argparse.Namespace) -> Iterator[Reach]:
     if options.kubeconfig:
         yield Reach.from_path(options.kubeconfig)
     elif options.keep:
-        yield Reach.of(Cluster.start(CLUSTER_NAME, detached=True))
+        yield Reach.of(_kept_cluster())
     else:
         with Cluster.start() as cluster:
             yield Reach.of(cluster)
+
+
+def _kept_cluster() -> Cluster:
+    try:
+        return Cluster.attach(CLUSTER_NAME)
+    except NoSuchClusterError:
+        return Cluster.start(CLUSTER_NAME, detached=True)
 
 
 def _options() -> argparse.Namespace:

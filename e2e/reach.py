@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from kubernetes import client, config, watch
 
+from e2e.local.errors import CommandError
+
 if TYPE_CHECKING:
     from e2e.local import Cluster
 
 Job = dict[str, Any]
-
-
-class CommandError(Exception):
-    """kubectl or helm failed; the message is the command and what it said."""
 
 
 class NotReached(Exception):  # noqa: N818 - it reads as what happened

@@ -6,7 +6,6 @@ installed yet when this runs.
 """
 
 import hashlib
-import os
 import subprocess
 import sys
 import threading
@@ -95,7 +94,10 @@ def main() -> int:
     venv = Path(sys.argv[1]).absolute()
     packages = _Packages(venv)
     packages.start()
-    build = subprocess.run([sys.executable, "-m", "e2e.local", "build"], cwd=REPOSITORY, env=os.environ)
+    # Its progress goes to standard error; where each program is, is not of interest here.
+    build = subprocess.run(
+        [sys.executable, "-m", "e2e.local", "build"], cwd=REPOSITORY, stdout=subprocess.DEVNULL
+    )
     packages.join()
     if packages.failure is not None:
         print(f"set-up: {packages.failure}", file=sys.stderr)
