@@ -104,6 +104,16 @@ def lost_node(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl("wait", "node/gpu-b-0", "--for=condition=Ready", "--timeout=60s")
 
 
+def test_pods_of_an_agent_before_this_one_have_failed(user: User, lost_node: str) -> None:
+    user.kubectl("annotate", "node", lost_node, "sim.cra.dev/lost=true")
+    user.run("orphan", ["sleep", "600"], nodeName=lost_node)
+    status = '{"status": {"phase": "Running", "startTime": "2030-01-01T00:00:00Z"}}'
+    user.kubectl("patch", "pod", "orphan", "--subresource=status", f"--patch={status}")
+    user.kubectl("annotate", "node", lost_node, "sim.cra.dev/lost-")
+    user.wait("pod/orphan", ".status.reason", "NodeAgentRestarted")
+    assert user.get("pod/orphan")["status"]["phase"] == "Failed"
+
+
 def test_a_lost_node_falls_silent_until_it_is_found(user: User, lost_node: str) -> None:
     spec = {"nodeSelector": {"kubernetes.io/hostname": lost_node}}
     user.run("victim", ["sleep", "600"], **spec)

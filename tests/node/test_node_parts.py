@@ -10,10 +10,12 @@ from typing import Any
 import dnslib
 import pytest
 
-from e2e.local.node import dns, gpu, logs, processes
+from e2e.local.node import dns, gpu, logs, processes, volumes
+from e2e.local.node.api import ApiError
 from e2e.local.node.config import AgentConfig, ConfigError, GpuType, ImageConfig, NodeConfig, parse_image
 from e2e.local.node.container import BackOff
 from e2e.local.node.endpoints import Endpoints
+from e2e.local.node.environ import Facts
 from e2e.local.node.gpu import AdmissionError, Devices, Holder, Meter, Reading
 from e2e.local.node.probes import Counter
 from e2e.local.node.quota import SignalQuota
@@ -233,6 +235,47 @@ def test_trees_hold_all_descendants() -> None:
     found = {1: usage(0), 2: usage(1), 3: usage(2), 4: usage(2), 5: usage(1), 6: usage(5)}
     trees = processes.trees(found, [2, 5, 99])
     assert {root: sorted(members) for root, members in trees.items()} == {2: [2, 3, 4], 5: [5, 6]}
+
+
+class _TokenApi:
+    """Gives out numbered tokens, fails the second time."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.third = asyncio.Event()
+
+    async def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        assert path == "/api/v1/namespaces/ns/serviceaccounts/robot/token"
+        self.asked.append(body["spec"])
+        if len(self.asked) == 2:
+            raise ApiError(500, "not today")
+        if len(self.asked) == 3:
+            self.third.set()
+        return {"status": {"token": f"token-{len(self.asked)}"}}
+
+
+async def test_tokens_are_renewed_before_they_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volumes, "_RETRY_SECONDS", 0.01)
+    token = {"path": "token", "expirationSeconds": 0.05, "audience": "cra"}
+    projected = {"sources": [{"serviceAccountToken": token}]}
+    pod = {
+        "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+        "spec": {"serviceAccountName": "robot", "volumes": [{"name": "api", "projected": projected}]},
+    }
+    facts = Facts(node_name="n", host_ip="", pod_ip="", allocatable={})
+    api: Any = _TokenApi()
+    made = volumes.Volumes(api, pod, facts, directory=tmp_path / "v", host_paths=tmp_path / "h")
+    await made.set_up()
+    file = made.paths["api"] / "token"
+    assert file.read_text() == "token-1"
+    task = asyncio.create_task(made.keep_tokens_fresh())
+    async with asyncio.timeout(5):
+        await api.third.wait()
+        await asyncio.sleep(0.01)
+    task.cancel()
+    assert file.read_text() == "token-3"
+    assert api.asked[0]["boundObjectRef"]["uid"] == "u"
+    assert api.asked[0]["audiences"] == ["cra"]
 
 
 async def test_the_throttler_holds_a_busy_process_to_its_share_and_lets_it_go() -> None:

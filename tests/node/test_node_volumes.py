@@ -2,6 +2,7 @@
 
 import base64
 import json
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,22 @@ def test_containers_share_an_empty_dir_and_nothing_else(user: User) -> None:
     assert user.kubectl("logs", "pair", "--container=main") == "tmpfs\n"
     assert user.kubectl("logs", "pair", "--container=other").splitlines()[0] == "ours"
     assert "mine" not in user.kubectl("logs", "pair", "--container=other")
+
+
+def test_a_host_path_belongs_to_the_simulated_node(user: User) -> None:
+    volumes = [{"name": "node", "hostPath": {"path": "/var/cra-test", "type": "DirectoryOrCreate"}}]
+    container = {"volumeMounts": _mounts(node="/node")}
+
+    def run(name: str, node: str, script: str) -> None:
+        user.run(name, shell(script), container=container, volumes=volumes, nodeName=node)
+
+    run("writes", "cpu-0", "echo here > /node/file")
+    user.output("writes")
+    run("same", "cpu-0", "cat /node/file; rm /node/file")
+    run("other", "gpu-a-0", "ls /node | wc -l")
+    assert user.output("same") == "here\n"
+    assert user.output("other") == "0\n"
+    assert not Path("/var/cra-test").exists()
 
 
 def test_the_host_cannot_be_written_to(user: User) -> None:
