@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from cra_trainer import script, telemetry
+from cra_trainer import script, telemetry, termination
 from cra_trainer.config import ConfigError, Env, read_env
 
 USAGE = "usage: python -m cra_trainer.run [-m module | script.py] args..."
@@ -57,17 +58,10 @@ class LocalRanks:
         self._command = [sys.executable, "-m", "cra_trainer.script", *arguments]
         self._ports = _free_ports(env.pod_ip, env.local_world_size) if env.metrics_port else []
         self._children: list[subprocess.Popen[bytes]] = []
-        self._ended = threading.Semaphore(0)
+        self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def run(self) -> int:
-        """Start the ranks and wait for all of them; returns the first failure's exit code, or 0."""
-        # A handler that hears SIGTERM before the first child exists, so that none is started and then
-        # forgotten.
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: self._forward(stop))
-        self._children = [self._spawn(i) for i in range(self._env.local_world_size)]
-        if stop.is_set():
-            self._signal(signal.SIGTERM)
+        """Start the ranks and wait for all of them; returns the culprit's exit code, or 0."""
         if self._env.metrics_port:
             telemetry.serve(
                 self._env.metrics_port,
@@ -75,9 +69,21 @@ class LocalRanks:
                 ready=lambda: all(self._get(port, "readyz") is not None for port in self._ports),
                 address=self._env.pod_ip or "0.0.0.0",
             )
-        first = self._wait()
-        self._report(first)
-        return 0 if first is None else _exit_code(self._children[first].returncode)
+        # Heard from before the first child exists, so that none is started and then forgotten.
+        asked = threading.Event()
+
+        def forward(*_: object) -> None:
+            asked.set()
+            self._signal(signal.SIGTERM)
+
+        signal.signal(signal.SIGTERM, forward)
+        for index in range(self._env.local_world_size):
+            self._children.append(self._spawn(index))
+        if asked.is_set():
+            self._signal(signal.SIGTERM)
+        culprit = self._wait()
+        self._report(culprit)
+        return 0 if culprit is None else _exit_code(self._children[culprit].returncode)
 
     def _spawn(self, index: int) -> subprocess.Popen[bytes]:
         environ = os.environ | {
@@ -87,30 +93,34 @@ class LocalRanks:
             "CRA_METRICS_PORT": str(self._ports[index]) if self._ports else "",
         }
         child = subprocess.Popen(self._command, env=environ)
-        threading.Thread(target=self._watch, args=(child,), daemon=True).start()
+        threading.Thread(target=self._watch, args=(index, child), daemon=True).start()
         return child
 
-    def _watch(self, child: subprocess.Popen[bytes]) -> None:
+    def _watch(self, index: int, child: subprocess.Popen[bytes]) -> None:
         child.wait()
-        self._ended.release()
+        self._ended.put(index)
 
     def _wait(self) -> int | None:
-        """Wait for every rank; returns the index of the first that failed, whose failure ends the rest."""
-        first: int | None = None
+        """Wait for every rank; the first failure ends the rest. Returns whose failure is the pod's."""
+        failed: list[int] = []
+        killing: threading.Timer | None = None
         for _ in self._children:
-            self._ended.acquire()
-            if first is None:
-                first = next((i for i, child in enumerate(self._children) if child.returncode), None)
-                if first is not None:
-                    self._signal(signal.SIGTERM)
-                    timer = threading.Timer(GRACE_SECONDS, self._signal, [signal.SIGKILL])
-                    timer.daemon = True
-                    timer.start()
-        return first
-
-    def _forward(self, stop: threading.Event) -> None:
-        stop.set()
-        self._signal(signal.SIGTERM)
+            index = self._ended.get()
+            code = self._children[index].returncode
+            if code == 0 or (killing is not None and killing.finished.is_set()):
+                continue
+            failed.append(index)
+            if killing is None:
+                self._signal(signal.SIGTERM)
+                killing = threading.Timer(GRACE_SECONDS, self._signal, [signal.SIGKILL])
+                killing.daemon = True
+                killing.start()
+        if killing is not None:
+            killing.cancel()
+        # A rank that lost a peer or left may have ended before the one that it lost.
+        consequences = (termination.PEER_LOST, termination.LEFT, -signal.SIGTERM)
+        causes = [index for index in failed if self._children[index].returncode not in consequences]
+        return next(iter(causes + failed), None)
 
     def _signal(self, number: signal.Signals) -> None:
         for child in self._children:
@@ -120,9 +130,9 @@ class LocalRanks:
     def _log(self, index: int) -> Path:
         return self._scratch / f"termination-{index}"
 
-    def _report(self, first: int | None) -> None:
-        """The pod says what the rank said that failed first, or else what its first rank said."""
-        log = self._log(first or 0)
+    def _report(self, culprit: int | None) -> None:
+        """The pod says what the culprit said, or else what its first rank said."""
+        log = self._log(culprit or 0)
         if self._env.termination_log and log.exists():
             with contextlib.suppress(OSError):
                 self._env.termination_log.write_bytes(log.read_bytes())

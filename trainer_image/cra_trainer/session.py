@@ -306,7 +306,7 @@ class Session:
             numbers = ", ".join(f"{name} {value:.4g}" for name, value in merged.items())
             log.info(
                 "epoch %d of %d, step %d: %s (%.0f samples/s)%s",
-                cursor.epoch + 1,
+                min(cursor.epoch + 1, training.epochs),
                 training.epochs,
                 cursor.step,
                 numbers,

@@ -106,30 +106,37 @@ def write(path: Path | None, message: Mapping[str, Any]) -> None:
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """The message as JSON of at most `LIMIT` bytes: long texts are cut, then ranks dropped from the end."""
-    message = dict(message)
+    """The message as JSON of at most `LIMIT` bytes: an error's texts are cut, ranks dropped from the end."""
     text = _dump(message)
     if len(text) > LIMIT and "error" in message:
-        error = dict(message["error"])
-        # The end of a long error text is where the reason is.
-        error["message"] = _tail(str(error.get("message", "")), 1000)
-        error["where"] = _tail(str(error.get("where", "")), 300)
-        message["error"] = error
+        message = _shorten(message, 1000)
         text = _dump(message)
     ranks = list(message.get("ranks", ()))
     while len(text) > LIMIT and ranks:
         ranks = ranks[: len(ranks) - max(1, len(ranks) // 16)]
-        message["ranks"] = ranks
+        message = {**message, "ranks": ranks}
         text = _dump(message)
-    for name in ("metrics", "warnings"):
-        if len(text) > LIMIT:
-            message.pop(name, None)
-            text = _dump(message)
+    if len(text) > LIMIT:
+        message = {name: value for name, value in message.items() if name != "metrics"}
+        text = _dump(message)
+    size = 1000
+    while len(text) > LIMIT and "error" in message:
+        size //= 2
+        text = _dump(_shorten(message, size))
     return text
 
 
+def _shorten(message: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """The message with its error's texts cut to their ends, where the reason is."""
+    error = {
+        name: ("…" + value[-size:] if isinstance(value, str) and len(value) > size else value)
+        for name, value in message["error"].items()
+    }
+    return {**message, "error": error}
+
+
 def _dump(message: Mapping[str, Any]) -> bytes:
-    return json.dumps(_finite(message), separators=(",", ":")).encode()
+    return json.dumps(_finite(message), separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _finite(value: Any) -> Any:
@@ -141,7 +148,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
-
-
-def _tail(text: str, size: int) -> str:
-    return text if len(text) <= size else "…" + text[-size:]
