@@ -1,8 +1,11 @@
 """Containers through a real control plane: how they start, end, restart and are stopped."""
 
+import contextlib
 import json
 import subprocess
 import time
+import uuid
+from pathlib import Path
 
 import pytest
 
@@ -167,6 +170,27 @@ def test_a_container_that_ignores_sigterm_is_killed_after_its_grace(user: User) 
     start = time.monotonic()
     user.kubectl("delete", "pod", "stays")
     assert 1.0 <= time.monotonic() - start < 5.0
+
+
+def test_a_forced_deletion_leaves_no_process(user: User) -> None:
+    mark = f"600.{uuid.uuid4().int % 10**9}"
+    user.run("forced", ["sleep", mark])
+    user.wait("pod/forced", ".status.containerStatuses[0].ready", "true")
+    assert _running(mark)
+    user.kubectl("delete", "pod", "forced", "--force", "--grace-period=0")
+    deadline = time.monotonic() + 5
+    while _running(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _running(mark)
+
+
+def _running(mark: str) -> bool:
+    """Whether a process on this machine has `mark` as an argument."""
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in line.read_bytes().split(b"\0"):
+                return True
+    return False
 
 
 def test_pre_stop_runs_before_sigterm(user: User) -> None:

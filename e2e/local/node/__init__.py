@@ -22,7 +22,8 @@ What it does not do, for it is a test double:
   `seccompProfile`, added and dropped capabilities are not applied, though admission checks them as
   anywhere.
 - CPU limits are not enforced (the quota of simulated GPUs is), memory limits only by looking twice a
-  second, and sizes of volumes not at all (but for memory volumes).
+  second at resident pages (those that processes share count for each of them), and sizes of volumes not at
+  all (but for memory volumes).
 - Config maps and secrets are read when a pod starts; a running pod does not see them change. Tokens are
   renewed.
 - No exec, attach, port-forward, ephemeral containers, host network, host PID or IPC, device plugins,

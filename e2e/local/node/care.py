@@ -109,15 +109,29 @@ class Care:
         """Runs a command in the container; gives its exit code and the beginning of its output."""
         read, write = os.pipe()
         with os.fdopen(read, "rb", buffering=0) as file:
+            starting = asyncio.create_task(self._start(argv, write))
             try:
-                process = await self._spawner.execute(self._process, argv, self._env, write)
+                process = await asyncio.shield(starting)
             except StartError as error:
                 return 126, str(error)
-            finally:
-                os.close(write)
+            except asyncio.CancelledError:
+                # Too late for the one who asked: whatever comes of it must not stay.
+                starting.add_done_callback(_kill)
+                raise
             try:
                 code = await process.exited
             finally:
                 process.signal(signal.SIGKILL)
             os.set_blocking(read, False)
             return code, (file.read(_OUTPUT_BYTES) or b"").decode(errors="replace")
+
+    async def _start(self, argv: list[str], output: int) -> Process:
+        try:
+            return await self._spawner.execute(self._process, argv, self._env, output)
+        finally:
+            os.close(output)
+
+
+def _kill(starting: "asyncio.Task[Process]") -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().signal(signal.SIGKILL)

@@ -6,6 +6,7 @@ killed, nothing reported, until the annotation goes; then it comes back as after
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 
 from .api import UNREACHABLE, Api, ApiError, Object
@@ -22,6 +23,7 @@ _LEASES = f"/apis/{_LEASE_VERSION}/namespaces/kube-node-lease/leases"
 _STATUS_EVERY_RENEWALS = 6
 _RETRY_SECONDS = 0.5
 _NOT_FOUND, _CONFLICT = 404, 409
+_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
 _VERSION = "v1.36.0-cra-node-agent"
 
 
@@ -103,7 +105,7 @@ def manifest(node: Node, time: str) -> Object:
     labels = {
         "kubernetes.io/hostname": config.name,
         "kubernetes.io/os": "linux",
-        "kubernetes.io/arch": "amd64",
+        "kubernetes.io/arch": _ARCHITECTURE,
         **config.labels,
     }
     if node.gpu_type is not None:
@@ -151,7 +153,7 @@ def status_of(node: Node, time: str) -> Object:
         ],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": KUBELET_PORT}},
         "nodeInfo": {
-            "architecture": "amd64",
+            "architecture": _ARCHITECTURE,
             "bootID": config.name,
             "containerRuntimeVersion": "host://1",
             "kernelVersion": "simulated",
