@@ -137,12 +137,13 @@ def keep_until_deleted(world: World, draft: Draft) -> None:
 
 def deadline_passed(world: World, draft: Draft) -> bool:
     """Whether `activeDeadlineSeconds` are over; if not yet, the job is looked at again when they are."""
-    limit, start = world.job.spec.active_deadline_seconds, world.job.status.start_time
+    limit, start = world.job.spec.active_deadline_seconds, draft.get("start_time")
     if limit is None or start is None or world.job.spec.suspend:
         return False
     deadline = start + timedelta(seconds=limit)
     draft.look_again(deadline)
-    return world.now >= deadline
+    passed: bool = world.now >= deadline
+    return passed
 
 
 def deadline_failure(world: World) -> Failure:

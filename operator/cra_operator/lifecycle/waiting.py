@@ -20,13 +20,16 @@ def start_or_wait(world: World, draft: Draft) -> None:
     draft.set(desired_gpus=world.wanted.gpus, queue_position=None)
     if world.job.spec.suspend:
         rest(world, draft)
-    elif ending.deadline_passed(world, draft):
+        return
+    _leave_rest(world, draft)
+    if ending.deadline_passed(world, draft):
         ending.fail(world, draft, ending.deadline_failure(world))
     elif status.retry_after is not None and world.now < status.retry_after:
         draft.look_again(status.retry_after)
     elif world.live or world.leftovers:
         pods = count(len(world.live) + world.leftovers, "earlier pod")
-        draft.set(phase=status.phase or "Pending", message=f"waiting for {pods} to end")
+        phase = "Restarting" if status.phase == "Restarting" else "Pending"
+        draft.set(phase=phase, message=f"waiting for {pods} to end")
     elif world.verdict is not None:
         _admit(world, draft, world.verdict)
 
@@ -50,7 +53,6 @@ def rest(world: World, draft: Draft) -> None:
 
 
 def _admit(world: World, draft: Draft, verdict: Verdict) -> None:
-    _leave_rest(world, draft)
     draft.set(retry_after=None)
     if verdict.fits:
         start_generation(world, draft, world.wanted)

@@ -55,9 +55,8 @@ def _tend_workers(world: World, draft: Draft) -> None:
 def _tend_start(world: World, draft: Draft) -> None:
     draft.set(phase="Starting")
     waiting.explain_admission(world, draft, True, "Admitted", f"{world.size} set aside")
-    if world.missing or world.generation != world.job.status.generation:
-        gang.complete(world, draft)
-    elif all(pod.ready or pod.phase == "Succeeded" for pod in world.current):
+    complete = not world.missing and world.generation == world.job.status.generation
+    if complete and all(pod.ready or pod.phase == "Succeeded" for pod in world.current):
         _run(world, draft)
         return
     ready = sum(pod.ready for pod in world.current)
@@ -67,6 +66,8 @@ def _tend_start(world: World, draft: Draft) -> None:
     if world.now >= deadline:
         ending.give_up(world, draft, ending.too_late(world, ready, trouble))
         return
+    if not complete:
+        gang.complete(world, draft)
     draft.look_again(deadline)
     message = f"{ready} of {count(world.size.workers, 'worker')} ready"
     if trouble is not None and trouble.since > world.now:
@@ -134,6 +135,7 @@ def _begin_rescale(world: World, draft: Draft, size: Size) -> None:
         last_decision=decision,
         decisions=[*world.job.status.decisions, decision][-MAX_DECISIONS:],
     )
+    waiting.explain_admission(world, draft, True, "Admitted", f"{size} set aside")
     draft.condition("Rescaling", True, "Rescaling", message)
     draft.condition("Running", False, "Rescaling")
     draft.tell("Rescaling", message)
