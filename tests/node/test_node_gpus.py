@@ -54,15 +54,15 @@ def _query(cluster: Cluster, promql: str) -> list[dict[str, object]]:
 
 
 def test_a_gpu_is_a_share_of_a_core_for_all_processes_of_the_pod(user: User) -> None:
-    user.run("one", python(_BURNT), container=_gpu(1), nodeSelector=_A100)
+    user.run("one", python(_BURNT), container=_gpu(1), nodeSelector=_A100, terminationGracePeriodSeconds=1)
     share = GPU_TYPES["A100"].core_share
     # Never more, but less where the machine has too little to give to all who want it.
     assert 0.5 * share < float(user.output("one")) < 1.1 * share
 
 
 def test_the_exporter_tells_who_holds_which_gpu_and_how_busy_it_is(user: User) -> None:
-    user.run("busy", python(_BUSY), container=_gpu(1), nodeSelector=_A100)
-    user.run("idle", ["sleep", "600"], container=_gpu(1), nodeSelector=_A100)
+    user.run("busy", python(_BUSY), container=_gpu(1), nodeSelector=_A100, terminationGracePeriodSeconds=1)
+    user.run("idle", ["sleep", "600"], container=_gpu(1), nodeSelector=_A100, terminationGracePeriodSeconds=1)
     for name in ("busy", "idle"):
         user.wait(f"pod/{name}", ".status.containerStatuses[0].ready", "true")
     pods = f'namespace="{user.namespace}"'
@@ -88,9 +88,11 @@ def test_the_exporter_tells_who_holds_which_gpu_and_how_busy_it_is(user: User) -
 
 
 def test_gpus_beyond_what_is_free_wait_for_those_that_end(user: User) -> None:
-    user.run("first", ["sleep", "600"], container=_gpu(4), nodeSelector=_A100)
+    user.run(
+        "first", ["sleep", "600"], container=_gpu(4), nodeSelector=_A100, terminationGracePeriodSeconds=1
+    )
     user.wait("pod/first", ".status.containerStatuses[0].ready", "true")
-    user.run("second", ["true"], container=_gpu(1), nodeSelector=_A100)
+    user.run("second", ["true"], container=_gpu(1), nodeSelector=_A100, terminationGracePeriodSeconds=1)
     user.wait("pod/second", '.status.conditions[?(@.type=="PodScheduled")].reason', "Unschedulable")
     user.kubectl("delete", "pod", "first", "--grace-period=1")
     user.output("second")
