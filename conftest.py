@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from e2e.local import Cluster
 
 REPOSITORY = Path(__file__).resolve().parent
 CRD_MANIFEST = REPOSITORY / "crds" / "cra.dev_cratrainingjobs.yaml"
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
@@ -31,5 +36,7 @@ def namespace(cluster: "Cluster") -> Iterator[str]:
     """The name of a fresh namespace; deleted in the background after the test."""
     name = f"t-{uuid.uuid4().hex[:8]}"
     cluster.kubectl("create", "namespace", name)
+    # Without its service account a namespace refuses pods.
+    cluster.kubectl("wait", "--for=create", "-n", name, "serviceaccount/default", "--timeout=30s")
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
