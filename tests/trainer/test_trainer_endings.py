@@ -109,9 +109,9 @@ def test_as_many_ranks_as_fit_are_told_from_the_first_on() -> None:
     assert [one["rank"] for one in told] == list(range(len(told)))
 
 
-def test_numbers_that_json_does_not_have_are_null() -> None:
+def test_numbers_that_json_does_not_have_are_left_out() -> None:
     read = json.loads(encode({"metrics": {"loss": math.nan, "best": -math.inf, "accuracy": 0.5}}))
-    assert read["metrics"] == {"loss": None, "best": None, "accuracy": 0.5}
+    assert read["metrics"] == {"accuracy": 0.5}
 
 
 def test_a_message_that_cannot_be_written_does_not_become_the_reason(tmp_path: Path) -> None:

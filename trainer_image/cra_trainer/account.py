@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cra_trainer import progress
-from cra_trainer.allocation.performance import errors, grade, performance
+from cra_trainer.allocation.performance import grade
 from cra_trainer.allocation.ranks import RankPlanner
 from cra_trainer.allocation.shares import Floats
 from cra_trainer.parallel import StepReport
@@ -21,6 +21,8 @@ class Account:
     Attributes:
         size: Samples of the training set.
         rate: Samples per second of the group.
+        performance: Each rank's performance P at the last report, NaN where a rank has none.
+        finished: Whether the script has ended the training.
     """
 
     def __init__(self, readings: Readings, planner: RankPlanner, *, epochs: int) -> None:
@@ -28,7 +30,8 @@ class Account:
         self.size = 0
         self.rate = progress.Rate()
         self._loss: float | None = None
-        self._performance: Floats | None = None
+        self.performance: Floats | None = None
+        self.finished = False
 
     def step(self, *, rows: int, total: int, seconds: float) -> None:
         """This rank trained `rows` of a global batch of `total` rows in `seconds`."""
@@ -42,26 +45,14 @@ class Account:
         self._readings.compute_seconds = report.compute_seconds
         self._readings.communication_seconds = report.communication_seconds
 
-    def judge(self, sums: Floats, counts: Floats, *, best: float) -> None:
-        """Each rank's performance P from its own results y_i = sum / count and the best possible one y*.
-
-        Ranks that evaluated nothing have none (NaN).
-        """
-        results = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
-        known = ~np.isnan(results)
-        if known.any():
-            values = np.full_like(results, np.nan)
-            values[known] = performance(errors(results[known], best))
-            self._performance = values
-
     def publish(self, position: Position) -> None:
         """Expose where the training is; what is the group's own is rank 0's to say."""
         readings, rank = self._readings, self._readings.rank
         readings.share_ratio = float(self._shares[rank])
         readings.weight_ratio = float(self._planner.allocation.weights[rank])
         readings.capability_samples_per_second = float(self._planner.capability[rank]) or None
-        if self._performance is not None and not np.isnan(self._performance[rank]):
-            readings.performance = float(self._performance[rank])
+        if self.performance is not None and not np.isnan(self.performance[rank]):
+            readings.performance = float(self.performance[rank])
         if rank == 0:
             now = self.progress(position)
             readings.progress_ratio, readings.step, readings.loss = now.ratio, now.step, now.loss
@@ -76,28 +67,31 @@ class Account:
             size=self.size,
             rate=self.rate.value,
             loss=self._loss,
-            done=position.finished,
+            done=self.finished,
         )
 
     def describe(self, position: Position) -> dict[str, Any]:
         """The result so far, for the termination message."""
         seconds = position.seconds
-        return {
+        told = {
             "progress": self.progress(position).as_dict(),
             "metrics": dict(position.metrics),
-            "samplesPerSecond": position.cursor.samples / seconds if seconds else None,
             "seconds": seconds,
             "ranks": self._ranks(),
         }
+        return {**told, "samplesPerSecond": position.cursor.samples / seconds} if seconds else told
 
     def lines(self) -> list[str]:
         """One line per rank, for the log: share, weight, performance and speed."""
-        return [
-            f"rank {one['rank']}: share {one['share']:.3f}, weight {one['weight']:.3f}"
-            + (f", performance {p:.3f} ({grade(p)})" if (p := one["performance"]) is not None else "")
-            + (f", {speed:.0f} samples/s" if (speed := one["samplesPerSecond"]) else "")
-            for one in self._ranks()
-        ]
+        lines = []
+        for one in self._ranks():
+            line = f"rank {one['rank']}: share {one['share']:.3f}, weight {one['weight']:.3f}"
+            if "performance" in one:
+                line += f", performance {one['performance']:.3g} ({grade(one['performance'])})"
+            if "samplesPerSecond" in one:
+                line += f", {one['samplesPerSecond']:.0f} samples/s"
+            lines.append(line)
+        return lines
 
     @property
     def _shares(self) -> Floats:
@@ -106,16 +100,20 @@ class Account:
         return np.asarray(rows / rows.sum())
 
     def _ranks(self) -> list[dict[str, Any]]:
-        shares, weights = self._shares.round(6), self._planner.allocation.weights.round(6)
-        capability = self._planner.capability.round(3)
-        values = self._performance if self._performance is not None else np.full(len(shares), np.nan)
+        """What is known of each rank."""
+        n = len(self._shares)
+        columns = {
+            "share": self._shares,
+            "weight": self._planner.allocation.weights,
+            "performance": np.full(n, np.nan) if self.performance is None else self.performance,
+            "samplesPerSecond": np.where(self._planner.capability > 0, self._planner.capability, np.nan),
+        }
         return [
-            {
-                "rank": i,
-                "share": float(shares[i]),
-                "weight": float(weights[i]),
-                "performance": None if np.isnan(values[i]) else round(float(values[i]), 6),
-                "samplesPerSecond": float(capability[i]) or None,
+            {"rank": i}
+            | {
+                name: round(float(values[i]), 6)
+                for name, values in columns.items()
+                if not np.isnan(values[i])
             }
-            for i in range(len(shares))
+            for i in range(n)
         ]

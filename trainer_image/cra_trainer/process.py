@@ -55,9 +55,7 @@ class Process:
         return telemetry.exposition(self.readings)
 
     def defer_stop(self) -> None:
-        """From now on SIGTERM sets `stopping` and the training ends between two steps; until now nothing is
-        lost at once.
-        """
+        """Make SIGTERM only set `stopping`, from now on: there is something to lose."""
         self._interruptible = False
 
     def say(self, message: Mapping[str, Any]) -> None:

@@ -56,29 +56,25 @@ from cra_trainer.allocation.strategies import make_strategy
 from cra_trainer.config import Config, read_config
 from cra_trainer.elastic import group as groups
 from cra_trainer.keeper import Keeper
+from cra_trainer.measures import Measure, flatten, merge, performances
 from cra_trainer.parallel import Reducer
 
 log = logging.getLogger("cra_trainer")
-
-Measure = float | tuple[float, float]
 
 
 class SessionError(RuntimeError):
     """The script used the session in a way that the contract excludes; the text says what to do instead."""
 
 
-def init(config: Config | None = None) -> Session:
+def init() -> Session:
     """Join the training group and return its session; the first thing a script does.
-
-    Args:
-        config: Instead of what ``CRA_CONFIG`` says.
 
     Raises:
         ConfigError: The environment or ``CRA_CONFIG`` holds a value that cannot be used.
         torch.distributed.DistError: The other ranks did not come.
     """
     this = process.start()
-    config = config or read_config()
+    config = read_config()
     torch.manual_seed(config.training.seed)
     return Session(this, config, groups.form(this.env))
 
@@ -143,6 +139,7 @@ class Session:
 
         Raises:
             SessionError: Called twice.
+            StateError: An extra's state holds more than tensors and plain values.
             ValueError: The checkpoint is of another script.
         """
         if self._prepared is not None:
@@ -151,6 +148,7 @@ class Session:
             )
         model.to(self.device)
         parts = state.Parts(model=model, optimizer=optimizer, extras=extras, planner=self._planner)
+        state.check(parts)
         self._position = self._keeper.restore(parts)
         self._process.progress = self._describe
         self._process.defer_stop()
@@ -163,9 +161,7 @@ class Session:
         return reducer.model, optimizer
 
     def epochs(self) -> Iterator[int]:
-        """The epochs still to train, from the one that a checkpoint stopped in; ends early when the goal is
-        reached.
-        """
+        """The epochs still to train, from the one that a checkpoint stopped in, until the goal is reached."""
         self._use("epochs")
         while not self._over:
             yield self._position.cursor.epoch
@@ -198,11 +194,10 @@ class Session:
             self._batch = _Batch(rows=rows, total=total, started=time.perf_counter())
             state.seed_step(training.seed, step=self._position.cursor.step, rank=self.rank)
             part = data.slice_of(rows, self.rank)
-            # Without a row of its own a rank computes one all the same, since the reduction needs it, and
-            # weighs it 0.
-            mine = (
-                order[start + part.start : start + part.stop] if rows[self.rank] else order[start : start + 1]
-            )
+            mine = order[start + part.start : start + part.stop]
+            if not len(mine):
+                # The reduction needs every rank: one without a row computes one that will weigh nothing.
+                mine = order[start : start + 1]
             yield data.to_device(data.fetch(dataset, mine, collate), self.device)
             self._settle()
 
@@ -210,8 +205,7 @@ class Session:
         """Backward pass; on return the gradients are the mean over the global batch, on every rank.
 
         Args:
-            loss: The mean loss over the rows of this rank's batch (no dimension), or the loss of each row
-            ([rows]).
+            loss: The mean loss over the rows of this rank's batch (no dimension), or each row's, [rows].
 
         Raises:
             SessionError: No batch is open, or the loss has another shape.
@@ -230,12 +224,10 @@ class Session:
         batch.reduced = True
 
     def step(self) -> None:
-        """Take the optimizer step and all that goes with it; does not return when the group was asked to
-        leave.
+        """Take the optimizer step; from now on it is part of the training on every rank.
 
         Raises:
             SessionError: `backward` was not called for this batch.
-            SystemExit: With code 143, on every rank after the same step, when any rank got SIGTERM.
         """
         batch = self._batch
         if self._prepared is None or batch is None or not batch.reduced:
@@ -264,65 +256,51 @@ class Session:
         batch_size: int = 256,
         collate: Callable[[list[Any]], Any] = default_collate,
     ) -> Iterator[Any]:
-        """This rank's part of a data set to evaluate, in batches on its device; parts follow the ranks'
-        shares.
-        """
+        """This rank's part of a data set to evaluate, as large as its share, in batches on its device."""
         rows = apportion(self._planner.rows(self.config.training.batch_size), len(dataset))
         part = data.slice_of(rows, self.rank)
         for start in range(part.start, part.stop, batch_size):
             indices = torch.arange(start, min(start + batch_size, part.stop))
             yield data.to_device(data.fetch(dataset, indices, collate), self.device)
 
-    def report(self, **metrics: Measure) -> dict[str, float]:
-        """Tell how good the model is; every rank calls it, with the same names.
+    def report(self, **measures: Measure) -> dict[str, float]:
+        """Tell how good the model is, which may end the training; every rank calls it, with the same names.
 
         Args:
-            metrics: For each metric either a number (rank 0's counts) or a pair (sum, count) over this rank's
-            own
-                samples, which is merged over the ranks and gives each rank's performance P.
+            measures: For each name a number, of which rank 0's counts, or a pair (sum, count) over this rank's
+                own samples, which is merged over the ranks and gives each rank's performance P.
 
         Returns:
             The merged metrics, the same on every rank.
         """
         training = self.config.training
-        pairs = [name for name, value in metrics.items() if isinstance(value, tuple)]
-        flat = [float(x) for v in metrics.values() for x in (v if isinstance(v, tuple) else (v, 1.0))]
-        table = self._group.gather(flat).reshape(self.world_size, -1, 2)
-        merged: dict[str, float] = {}
-        for i, name in enumerate(metrics):
-            sums, counts = table[:, i, 0], table[:, i, 1]
-            merged[name] = float(sums.sum() / max(counts.sum(), 1)) if name in pairs else float(sums[0])
-        if pairs:
-            target = training.target.name if training.target else ""
-            name = target if target in pairs else pairs[0]
-            i = list(metrics).index(name)
-            # Of a loss or an error rate the best is 0; of a metric where more is better, 1.
-            best = 0.0 if progress.better(name, training) == "min" else 1.0
-            self._account.judge(table[:, i, 0], table[:, i, 1], best=best)
+        table = self._group.gather(flatten(measures))
+        merged = merge(measures, table)
+        performance = performances(measures, table, training)
+        if performance is not None:
+            self._account.performance = performance
         goal = progress.judge(self._position.goal, merged, training)
         self._position = replace(self._position, goal=goal, metrics={**self._position.metrics, **merged})
         if self.rank == 0:
             cursor = self._position.cursor
-            numbers = ", ".join(f"{name} {value:.4g}" for name, value in merged.items())
             log.info(
                 "epoch %d of %d, step %d: %s (%.0f samples/s)%s",
                 min(cursor.epoch + 1, training.epochs),
                 training.epochs,
                 cursor.step,
-                numbers,
+                ", ".join(f"{name} {value:.4g}" for name, value in merged.items()),
                 self._account.rate.value or 0.0,
                 f"; training ends: {goal.reason}" if goal.reason else "",
             )
         return merged
 
-    def finish(self, **metrics: Measure) -> None:
-        """End the training: a last `report` if there are metrics, the last checkpoint, and the result."""
+    def finish(self, **measures: Measure) -> None:
+        """End the training: a last `report` if there are measures, the last checkpoint, and the result."""
         parts, _ = self._use("finish")
-        if metrics:
-            self.report(**metrics)
-        if not self._position.finished:
-            self._position = replace(self._position, finished=True)
-            self._keeper.save(parts, self._position, wait=True)
+        if measures:
+            self.report(**measures)
+        self._account.finished = True
+        self._keeper.save(parts, self._position, wait=True)
         self._group.dissolve()
         if self.rank == 0:
             for line in self._account.lines():
@@ -331,9 +309,7 @@ class Session:
 
     @property
     def _over(self) -> bool:
-        position = self._position
-        last = position.cursor.epoch >= self.config.training.epochs
-        return position.finished or bool(position.goal.reason) or last
+        return bool(self._position.goal.reason) or self._position.cursor.epoch >= self.config.training.epochs
 
     def _use(self, caller: str) -> tuple[state.Parts, Reducer]:
         """What was prepared, for a call that comes between two steps."""

@@ -36,14 +36,12 @@ class Position:
 
     Attributes:
         seconds: Time spent in steps so far.
-        finished: Whether the training came to its end.
     """
 
     cursor: Cursor = field(default_factory=Cursor)
     goal: Goal = field(default_factory=Goal)
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
-    finished: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +69,16 @@ def gather(parts: Parts, position: Position) -> State:
     }
 
 
+def check(parts: Parts) -> None:
+    """Find out before the first step what could not be saved after it.
+
+    Raises:
+        StateError: As `gather` would.
+    """
+    for name, extra in parts.extras.items():
+        snapshot(extra.state_dict(), name)
+
+
 def restore(state: State, parts: Parts) -> Position:
     """Put a state back into the objects; returns the position.
 
@@ -93,7 +101,6 @@ def restore(state: State, parts: Parts) -> Position:
         goal=Goal(**saved["goal"]),
         metrics=saved["metrics"],
         seconds=saved["seconds"],
-        finished=saved["finished"],
     )
 
 

@@ -18,6 +18,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -140,11 +141,12 @@ def _dump(message: Mapping[str, Any]) -> bytes:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: such numbers become null."""
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
+    """JSON has neither NaN nor infinity: such numbers are left out."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        items = {str(key): _finite(item) for key, item in value.items()}
+        return {
+            key: item for key, item in items.items() if not (isinstance(item, float) and not isfinite(item))
+        }
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
