@@ -73,11 +73,11 @@ class Process:
         return code
 
     def listen(self) -> None:
-        """Hear SIGTERM in a thread: the main thread may be in a collective, where Python runs no handler."""
+        """Hear SIGTERM, in a thread too: the main thread may be in a collective, where it runs no handler."""
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
 
         def wait() -> None:
             while data := os.read(reader, 64):

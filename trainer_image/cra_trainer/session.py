@@ -267,8 +267,8 @@ class Session:
         """Tell how good the model is, which may end the training; every rank calls it, with the same names.
 
         Args:
-            measures: For each name a number, of which rank 0's counts, or a pair (sum, count) over this rank's
-                own samples, which is merged over the ranks and gives each rank's performance P.
+            measures: For each name a number, of which rank 0's counts, or a pair (sum, count) over this
+                rank's own samples, which is merged over the ranks and gives each rank's performance P.
 
         Returns:
             The merged metrics, the same on every rank.
