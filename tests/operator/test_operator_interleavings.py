@@ -1,0 +1,160 @@
+"""Any order of anything: users edit, pods start, fail, vanish, the operator dies between any two of its steps.
+
+Whatever happens, the rules hold at every moment; and once things calm down, every job gets where it should.
+"""
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from operator_world import MiniCluster, make_job, make_node
+
+from cra_operator.api import JobKey
+from cra_operator.view import PodView
+from cra_operator.world import ACTIVE
+
+NAMES = ("a", "b")
+jobs = st.sampled_from([("default", name) for name in NAMES])
+ranks = st.integers(0, 3)
+
+
+class Anything(RuleBasedStateMachine):
+    """Two jobs on GPUs that are not always enough for both."""
+
+    @initialize(gpus=st.lists(st.integers(1, 4), min_size=1, max_size=3), limit=st.integers(0, 3))
+    def begin(self, gpus: list[int], limit: int) -> None:
+        self.cluster = MiniCluster(*(make_node(f"n{i}", count) for i, count in enumerate(gpus)))
+        self.limit = limit
+        self.generations: Counter[JobKey] = Counter()
+        for number, name in enumerate(NAMES, 1):
+            self.cluster.apply(make_job(name, minimum=number, maximum=4, backoffLimit=limit))
+
+    def _pod(self, key: JobKey, rank: int) -> PodView | None:
+        return next((pod for pod in self.cluster.newest(key) if pod.rank == rank), None)
+
+    @rule(key=jobs)
+    def the_operator_looks(self, key: JobKey) -> None:
+        self.cluster.reconcile(key)
+        status = self.cluster.status(key)
+        assert (status.generation or 0) >= self.generations[key], "generations only rise"
+        self.generations[key] = status.generation or 0
+        self._no_partial_gang(key)
+
+    @rule(key=jobs)
+    def all_goes_well_for_a_while(self, key: JobKey) -> None:
+        self.cluster.run(key)
+        self.generations[key] = self.cluster.status(key).generation or 0
+
+    @rule(key=jobs, steps=st.integers(0, 6))
+    def the_operator_dies_on_the_way(self, key: JobKey, steps: int) -> None:
+        self.cluster.reconcile(key, crash_after=steps)
+
+    @rule(key=jobs, gpus=st.sampled_from([None, 3, 4]))
+    def the_user_scales(self, key: JobKey, gpus: int | None) -> None:
+        self.cluster.edit(key, gpus=gpus)
+
+    @rule(key=jobs, suspend=st.booleans())
+    def the_user_suspends_or_resumes(self, key: JobKey, suspend: bool) -> None:
+        self.cluster.edit(key, suspend=suspend)
+
+    @rule()
+    def the_scheduler_works(self) -> None:
+        self.cluster.schedule()
+
+    @rule(key=jobs)
+    def pods_get_ready(self, key: JobKey) -> None:
+        self.cluster.start(pod for pod in self.cluster.newest(key) if not pod.deleting)
+
+    @rule(key=jobs, rank=ranks, code=st.sampled_from([0, 1, 75, 137, 143]))
+    def a_pod_exits(self, key: JobKey, rank: int, code: int) -> None:
+        pod = self._pod(key, rank)
+        if pod is not None and pod.node and not pod.ended:
+            self.cluster.exit(pod, code)
+
+    @rule(key=jobs, rank=ranks, reason=st.sampled_from(["PreemptionByScheduler", "EvictionByEvictionAPI"]))
+    def a_pod_is_evicted(self, key: JobKey, rank: int, reason: str) -> None:
+        pod = self._pod(key, rank)
+        if pod is not None and pod.node and not pod.ended and not pod.deleting:
+            now = self.cluster.now
+            self.cluster.change(pod, disruption=reason, deleted=now, deadline=now)
+
+    @rule(key=jobs, rank=ranks)
+    def a_pod_vanishes(self, key: JobKey, rank: int) -> None:
+        pod = self._pod(key, rank)
+        if pod is not None:
+            self.cluster.vanish(pod)
+
+    @rule()
+    def pods_that_were_told_to_leave_are_gone(self) -> None:
+        for pod in list(self.cluster.pods.values()):
+            if pod.deleting:
+                self.cluster.vanish(pod)
+
+    @rule(seconds=st.sampled_from([1, 30, 400]))
+    def time_passes(self, seconds: int) -> None:
+        self.cluster.wait(seconds)
+
+    def _no_partial_gang(self, key: JobKey) -> None:
+        """A job whose turn was just taken has the whole of its generation, or is on its way out of it."""
+        status = self.cluster.status(key)
+        pods = self.cluster.newest(key)
+        if status.phase == "Starting":
+            assert [pod.rank for pod in pods] == list(range(pods[0].workers))
+        elif status.phase not in ACTIVE:
+            assert all(pod.ended or pod.deleting for pod in pods)
+
+    @invariant()
+    def one_generation_at_a_time(self) -> None:
+        for key in self.cluster.jobs:
+            live = {pod.generation for pod in self.cluster.pods_of(key) if not pod.ended}
+            assert len(live) <= 1, "two generations of a job never compute at once"
+
+    @invariant()
+    def failures_are_bounded(self) -> None:
+        for key in self.cluster.jobs:
+            assert (self.cluster.status(key).failures or 0) <= self.limit + 1
+
+    @invariant()
+    def the_status_agrees_with_itself(self) -> None:
+        for key in self.cluster.jobs:
+            status = self.cluster.status(key)
+            assert status.is_true("Running") == (status.phase == "Running")
+            assert status.is_true("Suspended") == (status.phase == "Suspended")
+            assert status.is_true("Succeeded") == (status.phase == "Succeeded")
+            assert status.is_true("Failed") == (status.phase == "Failed")
+            assert status.is_true("Admitted") == (status.phase in ("Starting", "Running", "Rescaling"))
+
+    def teardown(self) -> None:
+        """Things calm down: everybody is released, pods behave, and every job comes to its end."""
+        if not hasattr(self, "cluster"):
+            return
+        cluster = self.cluster
+        total = sum(node.gpus for node in cluster.nodes.values())
+        for key in cluster.jobs:
+            cluster.edit(key, suspend=False, gpus=None)
+        for _ in range(60):
+            cluster.wait(400)
+            cluster.settle()
+            for pod in list(cluster.pods.values()):
+                if pod.deleting:
+                    cluster.vanish(pod)
+            cluster.settle()
+            cluster.schedule()
+            for key in cluster.jobs:
+                cluster.start(cluster.newest(key))
+            cluster.settle()
+            for key in cluster.jobs:
+                if cluster.status(key).phase == "Running":
+                    for pod in cluster.newest(key):
+                        cluster.exit(pod, 0)
+        for number, key in enumerate(cluster.jobs, 1):
+            fits = sum(min(node.gpus, number) for node in cluster.nodes.values()) >= number
+            wanted: Any = ("Succeeded", "Failed") if fits and number <= total else ("Pending", "Succeeded", "Failed")
+            assert cluster.status(key).phase in wanted
+            assert cluster.status(key).gpus == 0
+
+
+TestAnything = Anything.TestCase
+TestAnything.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
