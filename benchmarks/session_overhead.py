@@ -33,9 +33,9 @@ from cra_trainer.session import Session
 from cra_trainer.workloads import digits_cnn
 
 RANKS = 2
-BATCH = 128
-ROUNDS = 300
-WARM_UP = 20
+BATCH = 256
+ROUNDS = 200
+WARM_UP = 15
 
 
 def make_session(group: groups.Group, strategy: str, weights: tuple[float, ...] = ()) -> Session:

@@ -40,6 +40,8 @@ class Keeper:
         if self._checkpoints:
             loaded = self._checkpoints.load()
             payload, self._rejected = loaded.payload, loaded.rejected
+            if loaded.saved is not None:
+                log.info("going on from the checkpoint of step %d", loaded.saved.step)
         payload = self._group.broadcast(payload)
         return state.restore(parse(payload), parts) if payload is not None else state.Position()
 

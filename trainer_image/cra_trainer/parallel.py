@@ -199,18 +199,17 @@ class Reducer:
         seconds = self._last_compute if self._cuda else step.watch.between(0, 1)
         room.mine.copy_(torch.tensor([seconds, 0.0, float(self._stopping()), float(self._digest())]))
         room.mine[Column.LOSS] = step.loss
-        work = dist.all_reduce(room.whole, async_op=True)
-        assert work is not None
-
-        def deliver(future: torch.futures.Future[list[Tensor]]) -> Tensor:
-            future.value()
-            step.table = room.table
-            if self._cuda:
-                step.table = torch.empty(room.table.shape, dtype=room.table.dtype, pin_memory=True)
-                step.table.copy_(room.table, non_blocking=True)
-            return room.gradients
-
-        return work.get_future().then(deliver)
+        # Nothing is left to overlap with: waiting here spares a callback on a thread that would need the GIL.
+        dist.all_reduce(room.whole)
+        step.table = room.table
+        if self._cuda:
+            step.table = torch.empty(room.table.shape, dtype=room.table.dtype, pin_memory=True)
+            step.table.copy_(room.table, non_blocking=True)
+        reduced: torch.futures.Future[Tensor] = torch.futures.Future(
+            devices=[self._group.device] if self._cuda else None
+        )
+        reduced.set_result(room.gradients)
+        return reduced
 
 
 def _reduce_bucket(reducer: Reducer, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
