@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -9,6 +10,8 @@ from cra_trainer import config, state
 from cra_trainer.checkpoint import Checkpoints, parse
 from cra_trainer.elastic.group import Group
 from cra_trainer.process import Process
+
+log = logging.getLogger("cra_trainer")
 
 # A message of 4096 bytes has more to say than one error.
 _BRIEF = 300
