@@ -1,8 +1,8 @@
-"""A small cluster in memory for the operator's pure core: jobs, pods, nodes, a clock, and what happens to them.
+"""A small cluster in memory for the operator's pure core: jobs, pods, nodes, and what happens to them.
 
-It plays the API server (names, uids, owner references), the scheduler (all that fits is bound) and the kubelet
-(pods start, get ready, end), as far as the operator can tell, and carries out its plans. Time only moves when a
-test moves it.
+It plays the API server (names, uids, owner references), the scheduler (all that fits is bound) and the
+kubelet (pods start, get ready, end), as far as the operator can tell, and carries out its plans. Time only
+moves when a test moves it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class MiniCluster:
         self.look_again: dict[JobKey, datetime | None] = {}
         self._uids = itertools.count()
 
-    # --- what users do ---------------------------------------------------------------------------------------
+    # --- what users do --------------------------------------------------------------------------------------
 
     def apply(self, job: Job) -> JobKey:
         """Create a job."""
@@ -104,15 +104,13 @@ class MiniCluster:
         if "gpus" in spec:
             spec["scaling"] = job.spec.scaling.model_copy(update={"gpus": spec.pop("gpus")})
         meta = job.metadata.model_copy(update={"generation": job.metadata.generation + 1})
-        self.jobs[key] = job.model_copy(
-            update={"metadata": meta, "spec": job.spec.model_copy(update=spec)}
-        )
+        self.jobs[key] = job.model_copy(update={"metadata": meta, "spec": job.spec.model_copy(update=spec)})
 
     def status(self, key: JobKey) -> JobStatus:
         """The job's status."""
         return self.jobs[key].status
 
-    # --- what the operator does ------------------------------------------------------------------------------
+    # --- what the operator does -----------------------------------------------------------------------------
 
     def world(self, key: JobKey, refusal: Refusal | None = None) -> World:
         """All that the operator knows when it looks at a job, the verdict on what it asks for included."""
@@ -221,7 +219,7 @@ class MiniCluster:
         for pod in self.pods_of(key):
             del self.pods[pod.key]
 
-    # --- what happens in the cluster -------------------------------------------------------------------------
+    # --- what happens in the cluster ------------------------------------------------------------------------
 
     def pods_of(self, key: JobKey) -> tuple[PodView, ...]:
         """The job's pods."""

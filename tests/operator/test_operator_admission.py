@@ -5,11 +5,11 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from operator_world import START, MiniCluster, make_job, make_node, make_pod
 
 from cra_operator.admission import Ask, bound_gpus, decide, free_gpus
 from cra_operator.sizing import Size
 from cra_operator.view import Taint
+from tests.operator.operator_world import START, MiniCluster, make_job, make_node, make_pod
 
 
 def an_ask(name: str = "a", workers: int = 1, each: int = 1, age: float = 0, **fields: Any) -> Ask:
@@ -77,7 +77,7 @@ def test_pods_that_ended_or_are_not_bound_take_no_gpus() -> None:
 def test_the_node_selector_and_taints_are_respected() -> None:
     plain = make_node("plain", gpus=8)
     special = make_node("special", gpus=2, labels={"pool": "a"}, taints=(Taint(key="pool", value="a"),))
-    wish = {"node_selector": {"pool": "a"}}
+    wish: dict[str, Any] = {"node_selector": {"pool": "a"}}
     assert not verdicts([an_ask(**wish)], plain, special)["a"].fits
     tolerations = ({"key": "pool", "value": "a", "effect": "NoSchedule"},)
     assert verdicts([an_ask(tolerations=tolerations, **wish)], plain, special)["a"].fits

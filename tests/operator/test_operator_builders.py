@@ -4,11 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from operator_world import make_job
 
 from cra_operator import build
 from cra_operator.api import Job
 from cra_operator.sizing import Size, wanted
+from tests.operator.operator_world import make_job
 
 
 def built(job: Job, rank: int = 0, *, generation: int = 3, workers: int = 2, each: int = 1) -> dict[str, Any]:
@@ -32,7 +32,12 @@ def env_of(pod: dict[str, Any]) -> dict[str, str]:
 
 
 def template(**spec: Any) -> dict[str, Any]:
-    return {"spec": {"containers": [{"name": "trainer", "image": "mine:1", "command": ["python", "x.py"]}], **spec}}
+    return {
+        "spec": {
+            "containers": [{"name": "trainer", "image": "mine:1", "command": ["python", "x.py"]}],
+            **spec,
+        }
+    }
 
 
 def test_names_labels_and_owner_tell_what_a_pod_is() -> None:
@@ -59,7 +64,12 @@ def test_torchruns_variables_are_there_for_one_gpu_per_pod() -> None:
     env = env_of(built(make_job(), rank=1))
     assert env["MASTER_ADDR"] == env["PET_MASTER_ADDR"] == "digits-3-0.digits"
     assert env["MASTER_PORT"] == env["PET_MASTER_PORT"] == "29500"
-    assert (env["WORLD_SIZE"], env["RANK"], env["LOCAL_RANK"], env["LOCAL_WORLD_SIZE"]) == ("2", "1", "0", "1")
+    assert (env["WORLD_SIZE"], env["RANK"], env["LOCAL_RANK"], env["LOCAL_WORLD_SIZE"]) == (
+        "2",
+        "1",
+        "0",
+        "1",
+    )
     assert (env["PET_NNODES"], env["PET_NODE_RANK"], env["PET_NPROC_PER_NODE"]) == ("2", "1", "1")
     assert (env["CRA_JOB"], env["CRA_NAMESPACE"], env["CRA_POD"]) == ("digits", "default", "digits-3-1")
     assert env["CRA_GENERATION"] == "3"

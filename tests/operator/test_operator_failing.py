@@ -3,17 +3,18 @@
 import json
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from operator_world import START, MiniCluster, ended, make_job, make_node, make_pod
 
 from cra_operator.api import JobKey
 from cra_operator.lifecycle.backoff import delay
 from cra_operator.lifecycle.failures import SETTLE, Failure, examine
 from cra_operator.lifecycle.report import parse
 from cra_operator.view import PodView, is_live
+from tests.operator.operator_world import START, MiniCluster, ended, make_job, make_node, make_pod
 
 SCRIPT_ERROR = json.dumps(
     {
@@ -28,7 +29,7 @@ def cause(*pods: PodView, missing: tuple[int, ...] = (), after: float = 0) -> Fa
     return found.failure if found is not None else None
 
 
-def running(**spec: object) -> tuple[MiniCluster, JobKey]:
+def running(**spec: Any) -> tuple[MiniCluster, JobKey]:
     cluster = MiniCluster()
     key = cluster.apply(make_job(minimum=2, **spec))
     cluster.run(key)
@@ -36,7 +37,7 @@ def running(**spec: object) -> tuple[MiniCluster, JobKey]:
     return cluster, key
 
 
-# --- finding the cause -----------------------------------------------------------------------------------------
+# --- finding the cause --------------------------------------------------------------------------------------
 
 
 def test_healthy_pods_are_no_failure() -> None:
@@ -169,11 +170,15 @@ def test_any_last_words_can_be_read(text: str) -> None:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["outcome", "progress", "metrics", "ranks", "rank", "error", "checkpoint", "step"]),
-            inner,
-            max_size=4,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["outcome", "progress", "metrics", "ranks", "rank", "error", "checkpoint", "step"]
+                ),
+                inner,
+                max_size=4,
+            )
         ),
         max_leaves=12,
     )
@@ -183,7 +188,7 @@ def test_any_json_as_last_words_can_be_read(value: object) -> None:
     assert report is None or isinstance(value, dict)
 
 
-# --- trying again ------------------------------------------------------------------------------------------------
+# --- trying again -------------------------------------------------------------------------------------------
 
 
 def test_a_script_error_is_tried_again_after_a_wait_at_the_next_generation() -> None:
@@ -340,9 +345,7 @@ def test_waits_double_up_to_a_cap(failures: int, infrastructure: int, ran: int) 
     restarts = failures + infrastructure
     own = delay(counted=True, failures=failures, restarts=restarts, ran=timedelta(seconds=ran))
     assert own == min(timedelta(seconds=300), timedelta(seconds=5 * 2 ** min(failures - 1, 9)))
-    theirs = delay(
-        counted=False, failures=failures, restarts=restarts + 1, ran=timedelta(seconds=ran)
-    )
+    theirs = delay(counted=False, failures=failures, restarts=restarts + 1, ran=timedelta(seconds=ran))
     assert timedelta(seconds=1) <= theirs <= timedelta(seconds=300)
     if ran >= 300:
         assert theirs == timedelta(seconds=1), "a long run shows that the cluster had recovered"

@@ -2,12 +2,13 @@
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from operator_world import MiniCluster, make_job
 
 from cra_operator.actions import DeleteJob
 from cra_operator.api import JobKey
+from tests.operator.operator_world import MiniCluster, make_job
 
 RESULT = {
     "outcome": "succeeded",
@@ -23,7 +24,7 @@ RESULT = {
 }
 
 
-def running(**spec: object) -> tuple[MiniCluster, JobKey]:
+def running(**spec: Any) -> tuple[MiniCluster, JobKey]:
     cluster = MiniCluster()
     key = cluster.apply(make_job(minimum=2, **spec))
     cluster.run(key)

@@ -1,4 +1,4 @@
-"""Any order of anything: users edit, pods start, fail, vanish, the operator dies between any two of its steps.
+"""Any order of anything: users edit, pods start, fail, vanish, the operator dies between any two steps.
 
 Whatever happens, the rules hold at every moment; and once things calm down, every job gets where it should.
 """
@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from operator_world import MiniCluster, make_job, make_node
 
 from cra_operator.api import JobKey
 from cra_operator.view import PodView
 from cra_operator.world import ACTIVE
+from tests.operator.operator_world import MiniCluster, make_job, make_node
 
 NAMES = ("a", "b")
 jobs = st.sampled_from([("default", name) for name in NAMES])
@@ -151,7 +151,9 @@ class Anything(RuleBasedStateMachine):
                         cluster.exit(pod, 0)
         for number, key in enumerate(cluster.jobs, 1):
             fits = sum(min(node.gpus, number) for node in cluster.nodes.values()) >= number
-            wanted: Any = ("Succeeded", "Failed") if fits and number <= total else ("Pending", "Succeeded", "Failed")
+            wanted: Any = (
+                ("Succeeded", "Failed") if fits and number <= total else ("Pending", "Succeeded", "Failed")
+            )
             assert cluster.status(key).phase in wanted
             assert cluster.status(key).gpus == 0
 

@@ -1,11 +1,12 @@
 """Changing the size by hand: by way of a checkpoint, only to a size that fits, and nobody takes the GPUs."""
 
-from operator_world import MiniCluster, make_job, make_node
+from typing import Any
 
 from cra_operator.api import JobKey
+from tests.operator.operator_world import MiniCluster, make_job, make_node
 
 
-def running(gpus: int = 8, **spec: object) -> tuple[MiniCluster, JobKey]:
+def running(gpus: int = 8, **spec: Any) -> tuple[MiniCluster, JobKey]:
     cluster = MiniCluster(make_node(gpus=gpus))
     key = cluster.apply(make_job(minimum=1, scaling={"gpus": 2}, **spec))
     cluster.run(key)

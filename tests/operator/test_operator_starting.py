@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from operator_world import MiniCluster, make_job, make_node
 
 from cra_operator.actions import Apply, CreatePod, Refusal
 from cra_operator.reconcile import reconcile
+from tests.operator.operator_world import MiniCluster, make_job, make_node
 
 
 def test_all_pods_are_created_together_with_service_and_claim() -> None:
@@ -66,7 +66,13 @@ def test_pods_of_several_gpus_are_gathered_whole() -> None:
 
 @pytest.mark.parametrize(
     "reason",
-    ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "ErrImageNeverPull"],
+    [
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "CreateContainerConfigError",
+        "ErrImageNeverPull",
+    ],
 )
 def test_a_wrong_image_is_visible_at_once_and_fails_at_the_startup_deadline(reason: str) -> None:
     cluster = MiniCluster()

@@ -5,12 +5,12 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from operator_world import START, MiniCluster, make_job
 
 from cra_operator.api import CheckpointStatus, JobKey, JobStatus, Progress
 from cra_operator.controller.observation import Observation, WorkerSample
 from cra_operator.lifecycle.display import duration, percent
 from cra_operator.runtime.statuses import Throttle, is_minor, merge_patch, status_patch
+from tests.operator.operator_world import START, MiniCluster, make_job
 
 json_values = st.recursive(
     st.booleans() | st.integers() | st.text(max_size=3),
@@ -112,12 +112,14 @@ def test_durations_read_like_kubectls(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize(("ratio", "text"), [(0, "0%"), (0.374, "37%"), (0.999, "99%"), (1, "100%"), (1.2, "100%")])
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(0, "0%"), (0.374, "37%"), (0.999, "99%"), (1, "100%"), (1.2, "100%")]
+)
 def test_only_what_is_complete_shows_as_complete(ratio: float, text: str) -> None:
     assert percent(ratio) == text
 
 
-# --- writing -----------------------------------------------------------------------------------------------------
+# --- writing ------------------------------------------------------------------------------------------------
 
 
 def apply_patch(target: object, patch: object) -> object:
@@ -134,9 +136,7 @@ def apply_patch(target: object, patch: object) -> object:
 
 
 @given(old=json_objects, new=json_objects)
-def test_a_merge_patch_leads_from_the_old_to_the_new(
-    old: dict[str, object], new: dict[str, object]
-) -> None:
+def test_a_merge_patch_leads_from_the_old_to_the_new(old: dict[str, object], new: dict[str, object]) -> None:
     patch = merge_patch(old, new)
     assert apply_patch(old, patch) == new
     assert bool(patch) == (old != new)

@@ -1,13 +1,15 @@
-"""Suspending: pods leave with a checkpoint, nothing is held, the clock stands still, and it goes on from there."""
+"""Suspending: pods leave with a checkpoint, nothing is held, the clock stands still, and it goes on from
+there.
+"""
 
 from datetime import timedelta
-
-from operator_world import MiniCluster, make_job, make_node
+from typing import Any
 
 from cra_operator.api import JobKey
+from tests.operator.operator_world import MiniCluster, make_job, make_node
 
 
-def running(**spec: object) -> tuple[MiniCluster, JobKey]:
+def running(**spec: Any) -> tuple[MiniCluster, JobKey]:
     cluster = MiniCluster(make_node(gpus=2))
     key = cluster.apply(make_job(minimum=2, **spec))
     cluster.run(key)
