@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-import cra_trainer
+import cra_trainer.session
 from cra_trainer import data
 
 Record = dict[str, Any]
@@ -161,6 +162,19 @@ def misuse(record: Record) -> None:
     expect(session.step)
     expect(lambda: session.backward(model(x)))
     expect(session.finish)
+
+
+def documented(record: Record) -> None:
+    """Run the script in the session's own documentation."""
+    text = cra_trainer.session.__doc__ or ""
+    script = text.partition("A whole script::")[2].partition("The contract:")[0]
+    names = {
+        "load_my_datasets": lambda: [TensorDataset(*make_dataset(size).tensors[:2]) for size in (64, 32)],
+        "MyModel": make_model,
+        "loss_function": functional.cross_entropy,
+        "accurate": lambda logits, y: int((logits.argmax(1) == y).sum()),
+    }
+    exec(compile(textwrap.dedent(script), "session.py's own example", "exec"), names)
 
 
 def plain(record: Record) -> None:

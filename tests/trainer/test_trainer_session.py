@@ -209,6 +209,13 @@ def test_training_ends_when_its_goal_is_reached(
     assert "performance" not in ranks[1].message
 
 
+def test_the_documented_script_runs_as_it_stands(tmp_path: Path) -> None:
+    ranks = run_ranks(scripts.documented, world_size=2, directory=tmp_path, config=job())
+    assert [rank.code for rank in ranks] == [0, 0]
+    assert ranks[0].message["progress"]["samples"] == 2 * 64
+    assert 0 < ranks[0].message["metrics"]["accuracy"] < 1
+
+
 def test_a_call_that_the_contract_excludes_says_what_to_do_instead(tmp_path: Path) -> None:
     rank = run_ranks(scripts.misuse, world_size=1, directory=tmp_path, config=job(batch=4))[0]
     assert rank.record["said"] == [

@@ -139,7 +139,8 @@ class LocalRanks:
 
     def _get(self, port: int, path: str) -> bytes | None:
         """What a rank's own endpoint answers; None when it is not there or not ready."""
-        url = f"http://{self._env.pod_ip or '127.0.0.1'}:{port}/{path}"
+        host = self._env.pod_ip or "127.0.0.1"
+        url = f"http://[{host}]:{port}/{path}" if ":" in host else f"http://{host}:{port}/{path}"
         try:
             with urllib.request.urlopen(url, timeout=1) as answer:
                 return bytes(answer.read())
@@ -167,7 +168,8 @@ def merge(expositions: Sequence[bytes]) -> bytes:
 def _free_ports(address: str | None, count: int) -> list[int]:
     """Ports that are free now; held open together, so that they differ."""
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        family = socket.AF_INET6 if address and ":" in address else socket.AF_INET
+        held = [stack.enter_context(socket.socket(family)) for _ in range(count)]
         for one in held:
             one.bind((address or "0.0.0.0", 0))
         return [one.getsockname()[1] for one in held]

@@ -2,26 +2,26 @@
 
 A whole script::
 
-    import torch, cra_trainer
+    import cra_trainer
 
-    session = cra_trainer.init()                                # finds its group; one process outside a
-    cluster train, test = load_my_datasets()                            # any map-style torch data set, the
-    same on every rank model = MyModel() optimizer = cra_trainer.make_optimizer(model.parameters(),
-    session.config.training.optimizer) model, optimizer = session.prepare(model, optimizer)        # device,
-    newest checkpoint, DDP
+    session = cra_trainer.init()                            # finds its group; one process outside a cluster
+    train, test = load_my_datasets()                        # map-style torch data sets, equal on all ranks
+    model = MyModel()
+    settings = session.config.training.optimizer
+    optimizer = cra_trainer.make_optimizer(model.parameters(), settings)
+    model, optimizer = session.prepare(model, optimizer)    # device, newest checkpoint, DDP
 
-    for epoch in session.epochs():                              # from where the checkpoint stopped
+    for epoch in session.epochs():                          # from where the checkpoint stopped
         model.train()
-        for x, y in session.batches(train):                     # this rank's rows of the next global batch
-            session.backward(loss_function(model(x), y))        # mean loss over these rows, or one loss per
-            row session.step()                                      # optimizer step, checkpoint, leave when
-            asked to
+        for x, y in session.batches(train):                 # this rank's rows of the next global batch
+            session.backward(loss_function(model(x), y))    # mean loss over these rows, or one loss per row
+            session.step()                                  # the optimizer's step, and zero gradients
         model.eval()
         correct = count = 0
-        for x, y in session.shard(test):                        # this rank's part of the test set
+        for x, y in session.shard(test):                    # this rank's part of the test set
             correct, count = correct + accurate(model(x), y), count + len(y)
-        session.report(accuracy=(correct, count))               # merged over ranks; may end the training
-    session.finish()                                            # last checkpoint, result
+        session.report(accuracy=(correct, count))           # merged over ranks; may end the training
+    session.finish()                                        # last checkpoint, result
 
 The contract:
 

@@ -8,6 +8,7 @@ second; ``/readyz`` says 200 only once the model is prepared and the group has f
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -132,6 +133,7 @@ def serve(
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
 
     server = Server((address, port), Handler)
     threading.Thread(target=server.serve_forever, name="cra-metrics", daemon=True).start()
