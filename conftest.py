@@ -27,7 +27,9 @@ def cluster() -> Iterator["Cluster"]:
 
     with Cluster.start(f"test-{os.getpid()}") as running:
         running.kubectl("apply", "--server-side", "-f", str(CRD_MANIFEST))
-        running.kubectl("wait", "--for=condition=Established", "crd/cratrainingjobs.cra.dev", "--timeout=30s")
+        # NB: `kubectl wait --for=condition` fails on an object that has no conditions at all yet.
+        for met in ("jsonpath={.status.acceptedNames.kind}=CRATrainingJob", "condition=Established"):
+            running.kubectl("wait", f"--for={met}", "crd/cratrainingjobs.cra.dev", "--timeout=30s")
         yield running
 
 
