@@ -3,7 +3,6 @@
 import os
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +11,6 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from e2e.local import Cluster
 
-REPOSITORY = Path(__file__).resolve().parent
-CRD_MANIFEST = REPOSITORY / "crds" / "cra.dev_cratrainingjobs.yaml"
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("untimed", deadline=None)
@@ -24,12 +21,10 @@ settings.load_profile("untimed")
 def cluster() -> Iterator["Cluster"]:
     """A running embedded cluster with the CRATrainingJob CRD established."""
     from e2e.local import Cluster
+    from e2e.operator_chart import install_crd
 
     with Cluster.start(f"test-{os.getpid()}") as running:
-        running.kubectl("apply", "--server-side", "-f", str(CRD_MANIFEST))
-        # NB: `kubectl wait --for=condition` fails on an object that has no conditions at all yet.
-        for met in ("jsonpath={.status.acceptedNames.kind}=CRATrainingJob", "condition=Established"):
-            running.kubectl("wait", f"--for={met}", "crd/cratrainingjobs.cra.dev", "--timeout=30s")
+        install_crd(running)
         yield running
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+CRD = REPOSITORY / "crds" / "cra.dev_cratrainingjobs.yaml"
 CHART = REPOSITORY / "charts" / "cra-operator"
 NAMESPACE = "cra-system"
 PROMETHEUS_URL = "http://prometheus.monitoring.svc:9090"
@@ -17,6 +18,14 @@ class Target(Protocol):
 
     def helm(self, *arguments: str) -> str:
         """Run helm and return what it printed."""
+
+
+def install_crd(target: Target) -> None:
+    """Apply the CRD alone and wait until the API server takes jobs."""
+    target.kubectl("apply", "--server-side", "-f", str(CRD))
+    # NB: `kubectl wait --for=condition` fails on an object that has no conditions at all yet.
+    for met in ("jsonpath={.status.acceptedNames.kind}=CRATrainingJob", "condition=Established"):
+        target.kubectl("wait", f"--for={met}", "crd/cratrainingjobs.cra.dev", "--timeout=30s")
 
 
 def install(target: Target, *settings: str) -> None:
