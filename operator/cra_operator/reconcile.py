@@ -37,7 +37,14 @@ def reconcile(world: World) -> Plan:
         ending.keep_until_deleted(world, draft)
         return draft.plan()
     _announce_what_has_no_effect(world, draft)
-    draft.set(selector=names.selector(world.job.metadata.name), generation=world.generation)
+    status = world.job.status
+    draft.set(
+        selector=names.selector(world.job.metadata.name),
+        generation=world.generation,
+        rescales=status.rescales or 0,
+        restarts=status.restarts or 0,
+        failures=status.failures or 0,
+    )
     if world.phase in ACTIVE:
         working.tend_generation(world, draft)
     else:

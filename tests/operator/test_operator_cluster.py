@@ -1,0 +1,252 @@
+"""The operator on a real control plane: what a user does and what happens to pods that really run."""
+
+import json
+import time
+
+import pytest
+
+from e2e.local import Cluster
+from tests.operator.operator_process import OperatorProcess, User, wait_for
+
+pytestmark = pytest.mark.cluster
+
+WAIT = "import time; time.sleep(600)"
+SUCCEED = """
+import json, os
+result = {"outcome": "succeeded", "metrics": {"accuracy": 0.97}, "seconds": 1.5,
+          "progress": {"epoch": 2, "epochs": 2, "step": 40, "ratio": 1.0, "samples": 640}}
+if os.environ["RANK"] == "0":
+    json.dump(result, open("/dev/termination-log", "w"))
+"""
+RAISE = "import os, time; time.sleep(0 if os.environ['RANK'] == '1' else 600); raise KeyError('label')"
+
+
+def test_a_job_runs_to_its_end(operator: OperatorProcess, user: User) -> None:
+    user.apply("short", SUCCEED, gpus=2)
+    status = user.wait("short", "Succeeded")
+    assert status["result"]["metrics"] == {"accuracy": 0.97}
+    assert status["result"]["steps"] == 40
+    assert status["message"] == "finished on 2 GPUs: accuracy 0.97"
+    assert (status["gpus"], status["restarts"], status["failures"]) == (0, 0, 0)
+    assert status["observedGeneration"] == 1
+    assert status["gpuSeconds"] >= 0
+    assert [worker["gpuType"] for worker in status["workers"]] == ["NVIDIA-H100-SIM"] * 2
+    assert user.condition("short", "Succeeded")["status"] == "True"
+    reasons = wait_for(lambda: [reason for reason, _ in user.events("short")], "events")
+    assert "Started" in reasons
+    row = user.kubectl("get", "crj", "short", "--no-headers").split()
+    assert row[:4] == ["short", "Succeeded", "0/2-4", "100%"]
+    assert "finalizers" not in user.job("short")["metadata"]
+    text = operator.metrics()
+    assert 'cra_operator_reconcile_seconds_count{result="success"}' in text
+    assert "cra_operator_first_pod_seconds_count 1.0" in text
+
+
+def test_a_wrong_image_is_named_at_once_and_ends(operator: OperatorProcess, user: User) -> None:
+    user.apply("typo", WAIT, startupDeadlineSeconds=4)
+    user.kubectl("delete", "crj/typo")
+    trainer = {"name": "trainer", "image": "no-such-image:1"}
+    job = {
+        "apiVersion": "cra.dev/v1alpha1",
+        "kind": "CRATrainingJob",
+        "metadata": {"name": "wrong"},
+        "spec": {
+            "template": {"spec": {"containers": [trainer]}},
+            "scaling": {"maxGPUs": 1},
+            "startupDeadlineSeconds": 6,
+        },
+    }
+    user.kubectl("apply", "-f", "-", stdin=json.dumps(job))
+    status = user.wait("wrong", "Starting/ErrImagePull")
+    assert "no-such-image:1" in status["message"]
+    assert user.condition("wrong", "Degraded")["reason"] == "ErrImagePull"
+    status = user.wait("wrong", "Failed/StartupDeadlineExceeded")
+    assert "ErrImagePull" in status["message"]
+    wait_for(lambda: user.pods("wrong") == [], "no pod holds a GPU")
+    told = wait_for(lambda: dict(user.events("wrong")).get("StartupDeadlineExceeded"), "the event")
+    assert "no-such-image:1" in told
+
+
+def test_a_script_that_raises_is_tried_again_and_then_named(operator: OperatorProcess, user: User) -> None:
+    user.apply("raises", RAISE, gpus=2, backoffLimit=1)
+    status = user.wait("raises", "Restarting/ScriptError")
+    assert "rank 1 (pod raises-1-1)" in status["message"]
+    assert status["result"]["error"]["message"] == "exit code 1: KeyError: 'label'"
+    status = user.wait("raises", "Failed/ScriptError")
+    assert (status["failures"], status["restarts"], status["generation"]) == (2, 1, 2)
+    assert user.condition("raises", "Failed")["reason"] == "ScriptError"
+    wait_for(lambda: [pod["metadata"]["name"] for pod in user.pods("raises")] == ["raises-2-1"], "logs kept")
+    assert "KeyError" in user.kubectl("logs", "raises-2-1")
+
+
+def test_kubectl_scale_changes_the_size(operator: OperatorProcess, user: User) -> None:
+    user.apply("sized", WAIT)
+    user.wait("sized", "Running")
+    user.kubectl("scale", "crj/sized", "--replicas=3")
+    wait_for(lambda: user.status("sized").get("gpus") == 3, "three GPUs")
+    status = user.wait("sized", "Running")
+    assert (status["rescales"], status["generation"], status["restarts"]) == (1, 2, 0)
+    assert status["lastDecision"]["message"] == "from 1 GPU to 3 GPUs by way of a checkpoint"
+    names = sorted(pod["metadata"]["name"] for pod in user.pods("sized"))
+    assert names == ["sized-2-0", "sized-2-1", "sized-2-2"]
+    assert user.kubectl("get", "crj/sized", "-o", "jsonpath={.status.selector}") == "cra.dev/job=sized"
+
+
+def test_suspend_gives_everything_back_and_resume_goes_on(operator: OperatorProcess, user: User) -> None:
+    user.apply("pausing", WAIT, gpus=2)
+    user.wait("pausing", "Running")
+    user.edit("pausing", suspend=True)
+    status = user.wait("pausing", "Suspended")
+    assert status["gpus"] == 0
+    assert user.pods("pausing") == []
+    user.edit("pausing", suspend=False)
+    status = user.wait("pausing", "Running")
+    assert (status["generation"], status["restarts"]) == (2, 0)
+
+
+def test_a_gang_waits_whole_and_starts_when_there_is_room(operator: OperatorProcess, user: User) -> None:
+    user.apply("first", WAIT, gpus=3)
+    user.wait("first", "Running")
+    user.apply("second", WAIT, gpus=2)
+    status = user.wait("second", "Pending")
+    assert status["message"] == "waiting for 2 GPUs: 1 of 4 free"
+    assert status["queuePosition"] == 1
+    assert user.pods("second") == []
+    user.kubectl("delete", "crj/first")
+    user.wait("second", "Running")
+
+
+def test_deletion_leaves_nothing_even_while_the_operator_is_down(
+    operator: OperatorProcess, user: User
+) -> None:
+    user.apply("gone", WAIT, gpus=2)
+    user.wait("gone", "Running")
+    operator.kill()
+    user.kubectl("delete", "crj/gone", "--timeout=20s")
+    kinds = "pods,services,persistentvolumeclaims"
+    wait_for(
+        lambda: user.kubectl("get", kinds, "-l", "cra.dev/job=gone", "-o", "name") == "", "nothing is left"
+    )
+
+
+def test_a_killed_operator_goes_on_where_it_was_and_training_never_stops(
+    operator: OperatorProcess, user: User
+) -> None:
+    user.apply("steady", WAIT, gpus=2)
+    user.wait("steady", "Running")
+    before = {pod["metadata"]["uid"] for pod in user.pods("steady")}
+    operator.kill()
+    user.apply("meanwhile", WAIT, gpus=1)
+    operator.restart()
+    user.wait("meanwhile", "Running")
+    status = user.status("steady")
+    assert (status["phase"], status["generation"], status["restarts"]) == ("Running", 1, 0)
+    assert {pod["metadata"]["uid"] for pod in user.pods("steady")} == before
+
+
+def test_what_is_deleted_during_a_gap_in_the_watch_leaves_no_ghost(
+    operator: OperatorProcess, user: User, stage: Cluster
+) -> None:
+    user.apply("haunted", WAIT, gpus=2)
+    user.apply("spirit", WAIT, gpus=2)
+    user.wait("haunted", "Running")
+    user.wait("spirit", "Running")
+    operator.pause()
+    user.kubectl("delete", "pod/haunted-1-1", "--grace-period=0", "--force")
+    user.kubectl("delete", "crj/spirit", "--wait=false")
+    user.kubectl("delete", "pods", "-l", "cra.dev/job=spirit", "--grace-period=0", "--force")
+    stage.restart_component("kube-apiserver")  # its watch cache is new: nobody is told of the past
+    operator.resume()
+    wait_for(lambda: user.status("haunted").get("generation") == 2, "the lost pod is noticed", seconds=40)
+    status = user.wait("haunted", "Running")
+    assert status["restarts"] == 1
+    assert status["failures"] == 0, "nobody's fault but the deleter's"
+    # All four GPUs are countable as free again but for haunted's two.
+    user.apply("living", WAIT, gpus=2)
+    user.wait("living", "Running")
+
+
+def test_a_quota_is_waited_for(operator: OperatorProcess, user: User) -> None:
+    user.kubectl("create", "quota", "few", "--hard=pods=1")
+    user.apply("many", WAIT, gpus=2)
+    status = user.wait("many", "Restarting/PodForbidden")
+    assert "exceeded quota" in status["message"]
+    wait_for(lambda: user.pods("many") == [], "no part of the gang is kept")
+    user.kubectl("delete", "quota", "few")
+    status = user.wait("many", "Running")
+    assert status["failures"] == 0
+
+
+def test_a_pod_that_the_api_server_will_never_take_fails_the_job(
+    operator: OperatorProcess, user: User
+) -> None:
+    job = {
+        "apiVersion": "cra.dev/v1alpha1",
+        "kind": "CRATrainingJob",
+        "metadata": {"name": "invalid"},
+        "spec": {
+            "template": {
+                "spec": {
+                    "containers": [
+                        {
+                            "name": "trainer",
+                            "image": "host",
+                            "volumeMounts": [{"name": "no", "mountPath": "/x"}],
+                        }
+                    ]
+                }
+            },
+            "scaling": {"maxGPUs": 1},
+        },
+    }
+    user.kubectl("apply", "-f", "-", stdin=json.dumps(job))
+    status = user.wait("invalid", "Failed/PodInvalid")
+    assert 'volumeMounts[0].name: Not found: "no"' in status["message"]
+
+
+def test_a_finished_job_goes_when_its_time_is_over(operator: OperatorProcess, user: User) -> None:
+    user.apply("brief", SUCCEED, ttlSecondsAfterFinished=2)
+    user.wait("brief", "Succeeded")
+    wait_for(lambda: user.kubectl("get", "crj", "-o", "name") == "", "deleted")
+
+
+def test_a_job_made_anew_under_its_old_name_starts_over(operator: OperatorProcess, user: User) -> None:
+    user.apply("again", WAIT, gpus=2)
+    user.wait("again", "Running")
+    user.kubectl("delete", "crj/again", "--wait=false")
+    user.apply("again", SUCCEED, gpus=1)
+    status = user.wait("again", "Succeeded")
+    assert (status["generation"], status["restarts"]) == (1, 0)
+
+
+def test_another_managers_job_is_left_alone(operator: OperatorProcess, user: User) -> None:
+    user.apply("theirs", WAIT, managedBy="example.com/other")
+    user.apply("ours", WAIT)
+    user.wait("ours", "Running")
+    assert user.status("theirs") == {}
+
+
+def test_the_standby_takes_over_within_fifteen_seconds_and_a_stop_hands_over_at_once(
+    operator: OperatorProcess, user: User, stage: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    log = tmp_path_factory.mktemp("standby") / "operator.log"
+    standby = OperatorProcess(stage, log, name="two")
+    try:
+        standby.wait_ready()
+        assert "one leads" in standby.log
+        assert "acting" not in standby.log
+        operator.kill()
+        killed = time.monotonic()
+        user.apply("orphan", WAIT)
+        user.wait("orphan", "Running", seconds=20)
+        assert time.monotonic() - killed < 15
+        operator.restart()
+        assert standby.stop() < 5
+        assert standby.process.returncode == 0
+        stopped = time.monotonic()
+        user.apply("heir", WAIT)
+        user.wait("heir", "Running")
+        assert time.monotonic() - stopped < 6
+    finally:
+        if standby.process.poll() is None:
+            standby.stop()
