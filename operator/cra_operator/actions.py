@@ -11,8 +11,15 @@ from cra_operator.sizing import Size
 
 
 @dataclass(frozen=True, kw_only=True)
+class CreateClaim:
+    """Create the checkpoint claim; one that exists must be this job's own, for it holds somebody's data."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Apply:
-    """Bring a Service or a PersistentVolumeClaim about by server-side apply."""
+    """Bring a Service about by server-side apply."""
 
     manifest: dict[str, Any]
 
@@ -47,7 +54,7 @@ class RecordEvent:
     message: str
 
 
-Action = Apply | CreatePod | DeletePod | DeleteJob | RecordEvent
+Action = CreateClaim | Apply | CreatePod | DeletePod | DeleteJob | RecordEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +78,18 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """The API server will not have a pod of this generation: HTTP status 403 or 422 and its words."""
+    """A child of the plan's generation cannot be made.
 
+    Attributes:
+        kind: The child's kind.
+        generation: The generation that it was for.
+        status: HTTP status: 403 forbidden, 409 the name is taken, 422 invalid.
+        message: What the API server said, or who has the name.
+        passing: The name is still taken by an earlier job's child that is about to go.
+    """
+
+    kind: str
     generation: int
     status: int
     message: str
+    passing: bool = False

@@ -50,7 +50,7 @@ class Operator:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.jobs = JobStore()
+        self.jobs = JobStore(lambda key: self._worker.forget(key))
         self.queue: WorkQueue[JobKey] = WorkQueue()
         self.metrics = Metrics(self.jobs, lambda: self.queue.depth)
         self._client = KubeClient(self.metrics.request)
@@ -152,8 +152,7 @@ class Operator:
         for scope in self._config.watch_namespaces or (None,):
             answer = msgspec.json.decode(await self._client.get(paths.jobs(scope)))
             version = int(answer["metadata"]["resourceVersion"])
-            for key in self.jobs.adopt(answer["items"], version, scope):
-                self._worker.forget(key)
+            self.jobs.adopt(answer["items"], version, scope)
         for job in self.jobs:
             self.queue.add(job.key)
         self._compared = time.monotonic()
@@ -171,9 +170,8 @@ class Operator:
 
     def _job_event(self, kind: str | None, raw: Mapping[str, Any]) -> None:
         if kind == "DELETED":
-            key = raw["metadata"]["namespace"], raw["metadata"]["name"]
-            if self.jobs.drop(key, raw["metadata"]["uid"]):
-                self._worker.forget(key)
+            meta = raw["metadata"]
+            self.jobs.drop((meta["namespace"], meta["name"]), meta["uid"])
         elif (news := self.jobs.put(raw)) is not None:
             self.queue.add(news)
 

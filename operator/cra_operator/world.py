@@ -31,7 +31,7 @@ class World:
         now: The current time.
         verdict: The answer to `asks_for`, None if it asked for nothing.
         observation: The last look at its metrics, if any.
-        refusal: Set if the API server refused a pod of the last plan.
+        refusal: Set if a child of the last plan could not be made.
         leftovers: Pods of an earlier job of the same name that are not gone yet.
         image_pull_policy: Pull policy of the trainer image.
     """
@@ -50,7 +50,7 @@ class World:
     @cached_property
     def generation(self) -> int:
         """The newest generation: the status's, or one that only its pods or their refusal know of."""
-        refused = self.refusal.generation if self.refusal is not None else 0
+        refused = self.refusal.generation if self.refusal is not None and not self.refusal.passing else 0
         return max([self.job.status.generation or 0, refused, *(pod.generation for pod in self.pods)])
 
     @cached_property

@@ -8,20 +8,17 @@ from pathlib import Path
 import pytest
 
 from e2e.local import Cluster, NodeSpec
+from e2e.operator_chart import install_crd
 from tests.operator.operator_process import OperatorProcess, User
 
-CRD_MANIFEST = Path(__file__).parents[2] / "crds" / "cra.dev_cratrainingjobs.yaml"
 NODES = [NodeSpec(name="gpu-0", gpus=4, gpu_type="H100")]
 
 
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Cluster]:
     """One node with four GPUs."""
-    with Cluster.start(
-        f"operator-{os.getpid()}", nodes=[NodeSpec(name="gpu-0", gpus=4, gpu_type="H100")]
-    ) as cluster:
-        cluster.kubectl("apply", "--server-side", "-f", str(CRD_MANIFEST))
-        cluster.kubectl("wait", "--for=condition=Established", "crd/cratrainingjobs.cra.dev", "--timeout=30s")
+    with Cluster.start(f"operator-{os.getpid()}", nodes=NODES) as cluster:
+        install_crd(cluster)
         yield cluster
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cra_operator.api import JobKey
 from cra_operator.kube.reflector import Reflector
 from cra_operator.runtime.cluster import read_node, read_pod, read_priority
 from cra_operator.runtime.jobs import JobStore
@@ -178,8 +179,13 @@ def raw_job(name: str = "a", version: int = 1, uid: str = "u1") -> dict[str, Any
 
 
 @pytest.fixture
-def store() -> JobStore:
-    return JobStore()
+def gone() -> list[JobKey]:
+    return []
+
+
+@pytest.fixture
+def store(gone: list[JobKey]) -> JobStore:
+    return JobStore(gone.append)
 
 
 def test_only_newer_states_of_a_job_are_news(store: JobStore) -> None:
@@ -189,23 +195,34 @@ def test_only_newer_states_of_a_job_are_news(store: JobStore) -> None:
     assert store.put(raw_job(version=6)) == ("default", "a")
 
 
-def test_jobs_that_vanished_from_a_list_are_dropped(store: JobStore) -> None:
+def test_jobs_that_vanished_from_a_list_are_gone(store: JobStore, gone: list[JobKey]) -> None:
     store.put(raw_job("a", 1))
     store.put(raw_job("b", 9))
-    assert store.adopt([], 5) == {("default", "a")}
+    store.adopt([], 5)
+    assert gone == [("default", "a")]
     assert [job.metadata.name for job in store] == ["b"]
 
 
 def test_a_list_of_one_namespace_says_nothing_about_others(store: JobStore) -> None:
     store.put(raw_job("a", 1))
-    assert store.adopt([], 5, "elsewhere") == set()
+    store.adopt([], 5, "elsewhere")
     assert len(store) == 1
+
+
+def test_a_job_made_anew_under_its_old_name_is_another(store: JobStore, gone: list[JobKey]) -> None:
+    store.put(raw_job(version=1, uid="u1"))
+    store.put(raw_job(version=5, uid="u2"))
+    assert gone == [("default", "a")], "what was remembered of the first must not be taken for the second's"
+    store.put(raw_job(version=6, uid="u2"))
+    assert len(gone) == 1
 
 
 def test_the_deletion_of_an_earlier_job_does_not_drop_its_namesake(store: JobStore) -> None:
     store.put(raw_job(version=9, uid="u2"))
-    assert not store.drop(("default", "a"), "u1")
-    assert store.drop(("default", "a"), "u2")
+    store.drop(("default", "a"), "u1")
+    assert len(store) == 1
+    store.drop(("default", "a"), "u2")
+    assert len(store) == 0
 
 
 def test_a_job_that_cannot_be_read_is_left_alone(store: JobStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -102,9 +102,8 @@ class KubeClient:
         return await self._request("PATCH", path, {"fieldManager": FIELD_MANAGER}, body, MERGE_PATCH)
 
     async def apply(self, path: str, body: Any) -> bytes:
-        """Bring an object about by server-side apply."""
-        params = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._request("PATCH", path, params, body, APPLY_PATCH)
+        """Bring an object about by server-side apply; 409 if another manager says otherwise."""
+        return await self._request("PATCH", path, {"fieldManager": FIELD_MANAGER}, body, APPLY_PATCH)
 
     async def delete(self, path: str, *, uid: str, propagation: str = "Background") -> bytes:
         """Delete an object if it is still the one with this uid."""

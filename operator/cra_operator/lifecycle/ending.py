@@ -171,11 +171,13 @@ def too_late(world: World, ready: int, trouble: Obstacle | None) -> Failure:
 
 
 def refused(refusal: Refusal) -> Failure:
-    """A pod that is invalid stays so; one that is forbidden (by a quota, say) may be welcome later."""
+    """What is invalid stays so; what is forbidden (by a quota, say) or in the way may not."""
+    if refusal.status == 409:
+        return Failure(reason="NameTaken", message=refusal.message, counted=False)
     invalid = refusal.status == 422
     return Failure(
-        reason="PodInvalid" if invalid else "PodForbidden",
-        message=f"the API server refuses a pod: {refusal.message}",
+        reason=f"{refusal.kind}{'Invalid' if invalid else 'Forbidden'}",
+        message=f"the API server refuses a {refusal.kind}: {refusal.message}",
         counted=invalid,
         fatal=invalid,
     )

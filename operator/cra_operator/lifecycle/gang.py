@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cra_operator import build
-from cra_operator.actions import Apply, CreatePod, DeletePod
+from cra_operator.actions import Apply, CreateClaim, CreatePod, DeletePod
 from cra_operator.lifecycle.draft import Draft
 from cra_operator.sizing import Size
 from cra_operator.view import PodView
@@ -16,6 +16,9 @@ def create(
     world: World, draft: Draft, *, generation: int, size: Size, ranks: Iterable[int], gpu_seconds: float
 ) -> None:
     """Create these ranks of a generation, and what the pods need beside themselves."""
+    claim = build.claim(world.job)
+    if claim is not None:
+        draft.do(CreateClaim(manifest=claim))
     for rank in ranks:
         manifest = build.pod(
             world.job,
@@ -28,9 +31,6 @@ def create(
         )
         draft.do(CreatePod(manifest=manifest))
     draft.do(Apply(manifest=build.service(world.job)))
-    claim = build.claim(world.job)
-    if claim is not None:
-        draft.do(Apply(manifest=claim))
 
 
 def complete(world: World, draft: Draft) -> None:

@@ -12,6 +12,8 @@ from cra_operator.lifecycle.words import count
 from cra_operator.sizing import Size
 from cra_operator.world import World
 
+_LOOK_AGAIN = timedelta(seconds=1)
+
 
 def start_or_wait(world: World, draft: Draft) -> None:
     """Do the first of these that applies: rest, fail, back off, wait for old pods, stand in line, start."""
@@ -30,6 +32,9 @@ def start_or_wait(world: World, draft: Draft) -> None:
         pods = count(len(world.live) + world.leftovers, "earlier pod")
         phase = "Restarting" if status.phase == "Restarting" else "Pending"
         draft.set(phase=phase, message=f"waiting for {pods} to end")
+    elif world.refusal is not None:
+        draft.set(phase=status.phase or "Pending", message=world.refusal.message)
+        draft.look_again(world.now + _LOOK_AGAIN)
     elif world.verdict is not None:
         _admit(world, draft, world.verdict)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,9 +15,13 @@ logger = logging.getLogger(__name__)
 
 
 class JobStore:
-    """All jobs by key. Resource versions decide which of two states is newer."""
+    """All jobs by key. Resource versions decide which of two states is newer.
 
-    def __init__(self) -> None:
+    `on_gone` hears the key of every job that is no more: deleted, vanished, or made anew under its old name.
+    """
+
+    def __init__(self, on_gone: Callable[[JobKey], None] = lambda key: None) -> None:
+        self._on_gone = on_gone
         self._jobs: dict[JobKey, Job] = {}
         self._versions: dict[JobKey, int] = {}
         self._first_seen: dict[JobKey, float] = {}
@@ -49,27 +53,23 @@ class JobStore:
         except ValidationError as error:
             logger.error("%s/%s cannot be read and is left alone: %s", *key, error)
             return None
+        known = self._jobs.get(key)
+        if known is not None and known.metadata.uid != job.metadata.uid:
+            self.drop(key)
         self._jobs[key] = job
         self._versions[key] = version
         self._first_seen.setdefault(key, time.monotonic())
         return key
 
-    def drop(self, key: JobKey, uid: str | None = None) -> bool:
+    def drop(self, key: JobKey, uid: str | None = None) -> None:
         """Forget a job that was deleted; with a uid only if it is still that one."""
         job = self._jobs.get(key)
-        if job is None or (uid is not None and job.metadata.uid != uid):
-            return False
-        del self._jobs[key], self._versions[key], self._first_seen[key]
-        return True
+        if job is not None and uid in (None, job.metadata.uid):
+            del self._jobs[key], self._versions[key], self._first_seen[key]
+            self._on_gone(key)
 
-    def adopt(
-        self, raws: Iterable[Mapping[str, Any]], version: int, namespace: str | None = None
-    ) -> set[JobKey]:
-        """Take over a list of one namespace or of all, as of a resource version.
-
-        Returns:
-            The keys of jobs that vanished without a word.
-        """
+    def adopt(self, raws: Iterable[Mapping[str, Any]], version: int, namespace: str | None = None) -> None:
+        """Take over a list of one namespace or of all as of a resource version: what is not in it is gone."""
         listed: set[JobKey] = set()
         for raw in raws:
             listed.add((raw["metadata"]["namespace"], raw["metadata"]["name"]))
@@ -81,4 +81,3 @@ class JobStore:
         }
         for key in vanished:
             self.drop(key)
-        return vanished

@@ -2,8 +2,9 @@
 
 The decision is made in one go, without waiting for anything in between, so all that it reads belongs
 together, and the promise of GPUs is made before any other job is decided. What it asks for is then done in an
-order that a crash at any point survives: creations, status, deletions (see `actions.Plan`). Pods come first
-of all: when many jobs arrive at once, what users wait for is not held up by what can follow.
+order that a crash at any point survives: creations, status, deletions (see `actions.Plan`). Pods come as
+early as is safe: when many jobs arrive at once, what users wait for is not held up by what can follow. Only
+the claim goes before, since a pod must never start on an earlier job's checkpoints.
 """
 
 from __future__ import annotations
@@ -18,9 +19,18 @@ from typing import Any
 import msgspec
 
 from cra_operator import names
-from cra_operator.actions import Apply, CreatePod, DeleteJob, DeletePod, Plan, RecordEvent, Refusal
+from cra_operator.actions import (
+    Apply,
+    CreateClaim,
+    CreatePod,
+    DeleteJob,
+    DeletePod,
+    Plan,
+    RecordEvent,
+    Refusal,
+)
 from cra_operator.admission import ask_for, bound_gpus
-from cra_operator.api import Job, JobKey
+from cra_operator.api import KIND, Job, JobKey
 from cra_operator.config import Config
 from cra_operator.controller.observation import Observation
 from cra_operator.kube import paths
@@ -92,10 +102,7 @@ class Worker:
 
     async def _tend(self, key: JobKey) -> None:
         job = self._jobs.get(key)
-        if job is None:
-            self.forget(key)
-            return
-        if not is_ours(job):
+        if job is None or not is_ours(job):
             return
         refusal = await self._carry_out(job, self._decide(job))
         if refusal is not None:
@@ -134,22 +141,21 @@ class Worker:
 
     async def _carry_out(self, job: Job, plan: Plan) -> Refusal | None:
         """Do what the plan says; stop before the status if the API server refuses a pod for good."""
-        refusals = await _together(
-            *(self._create_pod(job, action) for action in plan.actions if isinstance(action, CreatePod))
-        )
-        refusal = next((answer for answer in refusals if answer is not None), None)
-        if refusal is not None:
-            return refusal
-        await _together(*(self._apply(action) for action in plan.actions if isinstance(action, Apply)))
+        generation = plan.status.generation or 0
+        claims = (self._create_claim(job, a) for a in plan.actions if isinstance(a, CreateClaim))
+        pods = (self._create_pod(job, a) for a in plan.actions if isinstance(a, CreatePod))
+        services = (self._apply(a) for a in plan.actions if isinstance(a, Apply))
+        for step in (claims, pods, services):
+            refusal = await _together(*step)
+            if refusal is not None:
+                return replace(refusal, generation=generation)
         if not await self._write_status(job, plan):
             return None
         for action in plan.actions:
             if isinstance(action, RecordEvent):
                 self._events.record(job, action)
-        await _together(
-            *(self._delete_pod(action) for action in plan.actions if isinstance(action, DeletePod)),
-            *(self._delete_job(job) for action in plan.actions if isinstance(action, DeleteJob)),
-        )
+        await _together(*(self._delete_pod(a) for a in plan.actions if isinstance(a, DeletePod)))
+        await _together(*(self._delete_job(job) for a in plan.actions if isinstance(a, DeleteJob)))
         if plan.look_again is not None:
             wait = (plan.look_again - datetime.now(UTC)).total_seconds()
             self._queue.add_after(job.key, max(0.0, wait))
@@ -161,11 +167,8 @@ class Worker:
         try:
             raw = await self._client.create(collection, action.manifest)
         except ApiError as error:
-            if error.status in (403, 422):
-                generation = int(meta["labels"][names.GENERATION_LABEL])
-                return Refusal(status=error.status, message=error.message, generation=generation)
             if error.reason != "AlreadyExists":
-                raise
+                return _refusal("Pod", error)
             raw = await self._client.get(f"{collection}/{meta['name']}")
         else:
             if job.status.generation is None and meta["labels"][names.RANK_LABEL] == "0":
@@ -173,11 +176,42 @@ class Worker:
         self._cluster.learn(raw)
         return None
 
-    async def _apply(self, action: Apply) -> None:
-        meta, kind = action.manifest["metadata"], action.manifest["kind"]
-        await self._client.apply(
-            f"{paths.collection(kind, meta['namespace'])}/{meta['name']}", action.manifest
-        )
+    async def _create_claim(self, job: Job, action: CreateClaim) -> Refusal | None:
+        kind, meta = action.manifest["kind"], action.manifest["metadata"]
+        collection = paths.collection(kind, meta["namespace"])
+        try:
+            await self._client.create(collection, action.manifest)
+            return None
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                return _refusal(kind, error)
+        # An empty patch answers with the object and needs no right beyond that to patch.
+        found = msgspec.json.decode(await self._client.patch(f"{collection}/{meta['name']}", {}))["metadata"]
+        owners = found.get("ownerReferences", [])
+        leaving = "deletionTimestamp" in found
+        if not leaving and any(owner["uid"] == job.metadata.uid for owner in owners):
+            return None
+        earlier = any((o["kind"], o["name"]) == (KIND, job.metadata.name) for o in owners)
+        text = f"{kind} {meta['name']} "
+        if leaving or earlier:
+            text += "of an earlier job is about to go"
+        else:
+            text += (
+                "exists and is not this job's: name it in spec.checkpoint.volume.claimName or rename the job"
+            )
+        return Refusal(kind=kind, generation=0, status=409, message=text, passing=leaving or earlier)
+
+    async def _apply(self, action: Apply) -> Refusal | None:
+        kind, meta = action.manifest["kind"], action.manifest["metadata"]
+        path = f"{paths.collection(kind, meta['namespace'])}/{meta['name']}"
+        try:
+            await self._client.apply(path, action.manifest)
+        except ApiError as error:
+            if error.status != 409:
+                return _refusal(kind, error)
+            text = f"{kind} {meta['name']} exists and is not this job's: delete it or rename the job"
+            return Refusal(kind=kind, generation=0, status=409, message=text)
+        return None
 
     async def _write_status(self, job: Job, plan: Plan) -> bool:
         """Write what changed; False if the job is gone."""
@@ -195,8 +229,7 @@ class Worker:
             # 409: the uid is another's. Either way this job is gone, and the watch tells what is there now.
             if error.status not in (404, 409):
                 raise
-            if self._jobs.drop(job.key, job.metadata.uid):
-                self.forget(job.key)
+            self._jobs.drop(job.key, job.metadata.uid)
             return False
         self._throttle.note(job.key)
         raw: dict[str, Any] = msgspec.json.decode(answer)
@@ -220,10 +253,17 @@ class Worker:
                 raise
 
 
-async def _together(*work: Coroutine[Any, Any, Refusal | None]) -> list[Refusal | None]:
-    """Do all at once and finish all, then raise the first error if there was one."""
+def _refusal(kind: str, error: ApiError) -> Refusal:
+    """What the API server will not have; any other error is raised, to be tried again."""
+    if error.status not in (403, 422):
+        raise error
+    return Refusal(kind=kind, generation=0, status=error.status, message=error.message)
+
+
+async def _together(*work: Coroutine[Any, Any, Refusal | None]) -> Refusal | None:
+    """Do all at once and finish all, then raise the first error or return the first refusal."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    return [result for result in results if not isinstance(result, BaseException)]
+    return next((result for result in results if isinstance(result, Refusal)), None)
