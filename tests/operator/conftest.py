@@ -3,7 +3,6 @@
 import os
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -22,17 +21,24 @@ def stage() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def operator_process(stage: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
+    """The operator that the tests share."""
+    running = OperatorProcess(stage, tmp_path_factory.mktemp("operator") / "operator.log")
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
 @pytest.fixture
-def operator(stage: Cluster, tmp_path: Path) -> Iterator[OperatorProcess]:
-    """A running operator, stopped after the test."""
-    running = OperatorProcess(stage, tmp_path / "operator.log")
-    try:
-        running.wait_ready()
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.stop()
-        print(running.log)
+def operator(operator_process: OperatorProcess) -> Iterator[OperatorProcess]:
+    """A running operator, started again if the last test killed it; what it logs is shown on failure."""
+    if operator_process.process.poll() is not None:
+        operator_process.restart()
+    operator_process.wait_ready()
+    before = len(operator_process.log)
+    yield operator_process
+    print(operator_process.log[before:])
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
 """Starting a generation: all pods at once, what holds it up is said at once, and a deadline ends it."""
 
 from dataclasses import replace
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from cra_operator.actions import Apply, CreatePod, Refusal
+from cra_operator.actions import Apply, CreateClaim, CreatePod, Refusal
+from cra_operator.lifecycle.notices import not_effective
 from cra_operator.reconcile import reconcile
 from tests.operator.operator_world import MiniCluster, make_job, make_node
 
@@ -15,9 +18,9 @@ def test_all_pods_are_created_together_with_service_and_claim() -> None:
     plan = cluster.reconcile(key)
     created = [a.manifest["metadata"]["name"] for a in plan.actions if isinstance(a, CreatePod)]
     assert created == ["digits-1-0", "digits-1-1", "digits-1-2"]
-    assert [a.manifest["kind"] for a in plan.actions if isinstance(a, Apply)] == [
-        "Service",
-        "PersistentVolumeClaim",
+    assert [a.manifest["kind"] for a in plan.actions if isinstance(a, Apply)] == ["Service"]
+    assert [a.manifest["kind"] for a in plan.actions if isinstance(a, CreateClaim)] == [
+        "PersistentVolumeClaim"
     ]
     status = cluster.status(key)
     assert (status.phase, status.generation, status.desired_gpus) == ("Starting", 1, 3)
@@ -189,7 +192,10 @@ def test_an_operator_that_died_before_writing_the_status_still_makes_service_and
     key = cluster.apply(make_job(minimum=2))
     cluster.reconcile(key, crash_after=2)
     plan = cluster.reconcile(key)
-    assert len([action for action in plan.actions if isinstance(action, Apply)]) == 2
+    assert [type(action) for action in plan.actions if isinstance(action, Apply | CreateClaim)] == [
+        CreateClaim,
+        Apply,
+    ]
 
 
 def test_pods_of_an_earlier_job_of_the_same_name_are_waited_for() -> None:
@@ -204,7 +210,9 @@ def test_pods_of_an_earlier_job_of_the_same_name_are_waited_for() -> None:
 def test_an_invalid_pod_fails_the_job_with_the_api_servers_words() -> None:
     cluster = MiniCluster()
     key = cluster.apply(make_job())
-    refusal = Refusal(generation=1, status=422, message='Pod "digits-1-0" is invalid: spec.volumes[0]')
+    refusal = Refusal(
+        kind="Pod", generation=1, status=422, message='Pod "digits-1-0" is invalid: spec.volumes[0]'
+    )
     plan = reconcile(cluster.world(key, refusal))
     assert plan.status.phase == "Failed"
     assert plan.status.display is not None
@@ -215,13 +223,39 @@ def test_an_invalid_pod_fails_the_job_with_the_api_servers_words() -> None:
 def test_a_forbidden_pod_is_tried_again_without_counting() -> None:
     cluster = MiniCluster()
     key = cluster.apply(make_job(backoffLimit=0))
-    refusal = Refusal(generation=1, status=403, message="exceeded quota: gpus")
+    refusal = Refusal(kind="Pod", generation=1, status=403, message="exceeded quota: gpus")
     plan = reconcile(cluster.world(key, refusal))
     assert plan.status.phase == "Restarting"
     assert plan.status.failures == 0
     assert plan.status.retry_after is not None
     assert "exceeded quota" in (plan.status.message or "")
     assert plan.holding is None
+
+
+def test_a_name_that_somebody_else_has_is_told_and_tried_again() -> None:
+    cluster = MiniCluster()
+    key = cluster.apply(make_job())
+    text = "Service digits exists and is not this job's: delete it or rename the job"
+    refusal = Refusal(kind="Service", generation=1, status=409, message=text)
+    status = reconcile(cluster.world(key, refusal)).status
+    assert status.display is not None
+    assert status.display.phase == "Restarting/NameTaken"
+    assert status.message is not None
+    assert status.message.startswith(text)
+    assert status.failures == 0
+
+
+def test_an_earlier_jobs_claim_is_waited_for_without_using_up_anything() -> None:
+    cluster = MiniCluster()
+    key = cluster.apply(make_job())
+    text = "PersistentVolumeClaim digits-checkpoint of an earlier job is about to go"
+    refusal = Refusal(kind="PersistentVolumeClaim", generation=1, status=409, message=text, passing=True)
+    plan = reconcile(cluster.world(key, refusal))
+    assert (plan.status.phase, plan.status.message) == ("Pending", text)
+    assert (plan.status.generation, plan.status.restarts) == (0, 0)
+    assert not [action for action in plan.actions if isinstance(action, CreatePod)]
+    assert plan.holding is None
+    assert plan.look_again == cluster.now + timedelta(seconds=1)
 
 
 def test_a_job_of_another_manager_is_left_alone() -> None:
@@ -247,6 +281,45 @@ def test_settings_without_effect_are_announced_once_per_edit() -> None:
     cluster.edit(key, backoff_limit=5)
     cluster.settle()
     assert len([event for event in cluster.events if event.reason == "NotEffective"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("training", "field"),
+    [
+        ({"minBatchSize": 32}, "minBatchSize"),
+        ({"learningRateRule": "linear"}, "learningRateRule linear"),
+        ({"tracking": {"wandb": {"project": "p", "secretName": "s"}}}, "tracking.wandb"),
+    ],
+)
+def test_training_settings_without_effect_are_announced_too(training: dict[str, object], field: str) -> None:
+    cluster = MiniCluster()
+    key = cluster.apply(make_job(training=training))
+    cluster.run(key)
+    assert [field in event.message for event in cluster.events if event.reason == "NotEffective"] == [True]
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"scaling": {"policy": "goodput"}}, "scaling.policy goodput"),
+        ({"scaling": {"mode": "Off"}}, "scaling.mode Off"),
+        ({"scaling": {"cooldownSeconds": 5}}, "scaling.cooldownSeconds"),
+        ({"scaling": {"gpusPerWorker": "1-4"}}, "scaling.gpusPerWorker"),
+        ({"objective": {"alpha": 2}}, "objective"),
+        ({"queue": "team-a"}, "queue"),
+        ({"allocator": {"layers": {"computeBudget": 0.5}}}, "allocator.layers.computeBudget"),
+        ({"allocator": {"tasks": {"strategy": "adaptive"}}}, "allocator.tasks.strategy adaptive"),
+        ({"training": {"maxBatchSize": 128}}, "training.minBatchSize and maxBatchSize"),
+        ({"training": {"learningRateRule": "linear"}}, "training.learningRateRule linear"),
+        (
+            {"training": {"tracking": {"wandb": {"project": "p", "secretName": "s"}}}},
+            "training.tracking.wandb",
+        ),
+    ],
+)
+def test_every_setting_without_effect_is_named(spec: dict[str, Any], field: str) -> None:
+    (phrase,) = not_effective(make_job(**spec).spec)
+    assert phrase.startswith((field, f"the range of {field}"))
 
 
 def test_a_plain_job_is_announced_nothing() -> None:
