@@ -38,6 +38,16 @@ async def test_get_waits_for_a_key() -> None:
     assert await waiting == "a"
 
 
+async def test_a_key_is_not_lost_with_the_worker_that_it_woke() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    first, second = asyncio.create_task(queue.get()), asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.add("a")
+    first.cancel()
+    async with asyncio.timeout(5):
+        assert await second == "a"
+
+
 async def test_the_earliest_of_several_later_wishes_counts() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add_after("a", 30)

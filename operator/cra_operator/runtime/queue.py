@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -28,7 +28,7 @@ class WorkQueue(Generic[K]):
         self._again: set[K] = set()
         self._later: dict[K, tuple[float, asyncio.TimerHandle]] = {}
         self._failures: dict[K, int] = {}
-        self._wake = asyncio.Event()
+        self._free: deque[asyncio.Future[None]] = deque()
 
     @property
     def depth(self) -> int:
@@ -46,7 +46,15 @@ class WorkQueue(Generic[K]):
             self._again.add(key)
         elif key not in self._ready:
             self._ready[key] = time.monotonic()
-            self._wake.set()
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        """Wake one idle worker, not all: with many of them the others would only find the queue empty."""
+        while self._free:
+            worker = self._free.popleft()
+            if not worker.done():
+                worker.set_result(None)
+                return
 
     def add_after(self, key: K, delay: float) -> None:
         """Make a key due after some seconds, unless it is due earlier by another such wish."""
@@ -65,8 +73,14 @@ class WorkQueue(Generic[K]):
     async def get(self) -> K:
         """Wait for the next key and start working on it; `done` must follow."""
         while not self._ready:
-            self._wake.clear()
-            await self._wake.wait()
+            turn = asyncio.get_running_loop().create_future()
+            self._free.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if self._ready and not turn.cancelled():
+                    self._wake_one()  # the turn was given to a worker that goes away
+                raise
         key, _ = self._ready.popitem(last=False)
         self._working.add(key)
         return key

@@ -9,7 +9,7 @@ from cra_operator.api import Job, JobKey, JobStatus
 
 _MEASURED = frozenset(
     {
-        "progress", "workers", "utilization", "gpu_seconds", "display", "message", "queue_position",
+        "progress", "workers", "gpus", "utilization", "gpu_seconds", "display", "message", "queue_position",
         "last_checkpoint", "reward",
     }
 )  # fmt: skip
@@ -50,7 +50,7 @@ def is_minor(old: JobStatus, new: JobStatus) -> bool:
 def _essence(status: JobStatus) -> tuple[Any, ...]:
     conditions = [(c.type, c.status, c.reason, c.observed_generation) for c in status.conditions]
     rest = {name: value for name, value in status if name not in _MEASURED and name != "conditions"}
-    pods = [(worker.pod, worker.node) for worker in status.workers]
+    pods = [worker.pod for worker in status.workers]
     shown = status.display.phase if status.display is not None else None
     return rest, conditions, pods, shown
 

@@ -47,6 +47,8 @@ from cra_operator.world import World, asks_for, is_ours
 
 logger = logging.getLogger(__name__)
 
+_MINOR_WRITE_SECONDS = 1.0
+
 
 class Worker:
     """Carries out reconciliations; several run at once, on different jobs."""
@@ -72,7 +74,7 @@ class Worker:
         self._queue = queue
         self._events = events
         self._metrics = metrics
-        self._throttle = Throttle(config.observe_interval)
+        self._throttle = Throttle(min(config.observe_interval, _MINOR_WRITE_SECONDS))
 
     async def run(self) -> None:
         """Work off the queue until cancelled."""
