@@ -50,6 +50,8 @@ class OperatorProcess:
             "CRA_TRAINER_IMAGE": "cra-trainer",
             "CRA_PROMETHEUS_URL": cluster.prometheus_url,
             "CRA_OBSERVE_INTERVAL_SECONDS": "1",
+            # A paused process would lose its lease and end; who tests the election switches it on.
+            "CRA_LEADER_ELECTION": "false",
             "CRA_POD_NAME": name,
             "CRA_POD_NAMESPACE": "default",
             "CRA_HEALTH_PORT": str(self.health_port),

@@ -247,18 +247,21 @@ def test_another_managers_job_is_left_alone(operator: OperatorProcess, user: Use
 def test_the_standby_takes_over_within_fifteen_seconds_and_a_stop_hands_over_at_once(
     operator: OperatorProcess, user: User, stage: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    log = tmp_path_factory.mktemp("standby") / "operator.log"
-    standby = OperatorProcess(stage, log, name="two")
+    operator.stop()  # the shared one knows no election
+    logs = tmp_path_factory.mktemp("election")
+    leader = OperatorProcess(stage, logs / "one.log", CRA_LEADER_ELECTION="true")
+    leader.wait_ready()
+    standby = OperatorProcess(stage, logs / "two.log", name="two", CRA_LEADER_ELECTION="true")
     try:
         standby.wait_ready()
         assert "one leads" in standby.log
         assert "acting" not in standby.log
-        operator.kill()
+        leader.kill()
         killed = time.monotonic()
         user.apply("orphan", WAIT)
         user.wait("orphan", "Running", seconds=20)
         assert time.monotonic() - killed < 15
-        operator.restart()
+        leader.restart()
         assert standby.stop() < 5
         assert standby.process.returncode == 0
         stopped = time.monotonic()
@@ -266,5 +269,6 @@ def test_the_standby_takes_over_within_fifteen_seconds_and_a_stop_hands_over_at_
         user.wait("heir", "Running")
         assert time.monotonic() - stopped < 6
     finally:
-        if standby.process.poll() is None:
-            standby.stop()
+        for process in (leader, standby):
+            if process.process.poll() is None:
+                process.stop()
