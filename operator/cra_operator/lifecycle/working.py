@@ -33,9 +33,9 @@ def tend_generation(world: World, draft: Draft) -> None:
 
 
 def _tend_workers(world: World, draft: Draft) -> None:
-    # A rank without a pod was never created while the job starts; later it was there and has been taken away.
-    missing = world.missing if world.phase == "Running" else ()
-    broken = examine(world.current, missing=missing, now=world.now)
+    # The status knows of a generation once all its pods were created: a rank without one has been taken away.
+    known = world.generation == world.job.status.generation
+    broken = examine(world.current, missing=world.missing if known else (), now=world.now)
     draft.holding = world.size
     if broken is not None and broken.failure is not None:
         ending.give_up(world, draft, broken.failure)
@@ -55,8 +55,8 @@ def _tend_workers(world: World, draft: Draft) -> None:
 def _tend_start(world: World, draft: Draft) -> None:
     draft.set(phase="Starting")
     waiting.explain_admission(world, draft, True, "Admitted", f"{world.size} set aside")
-    complete = not world.missing and world.generation == world.job.status.generation
-    if complete and all(pod.ready or pod.phase == "Succeeded" for pod in world.current):
+    known = world.generation == world.job.status.generation
+    if known and all(pod.ready or pod.phase == "Succeeded" for pod in world.current):
         _run(world, draft)
         return
     ready = sum(pod.ready for pod in world.current)
@@ -66,7 +66,7 @@ def _tend_start(world: World, draft: Draft) -> None:
     if world.now >= deadline:
         ending.give_up(world, draft, ending.too_late(world, ready, trouble))
         return
-    if not complete:
+    if not known:
         gang.complete(world, draft)
     draft.look_again(deadline)
     message = f"{ready} of {count(world.size.workers, 'worker')} ready"
