@@ -180,8 +180,8 @@ class Operator:
         self.queue.add(key)
 
     def _alive(self) -> str | None:
-        if self.queue.waited > _STUCK_SECONDS:
-            return f"a job has been due for {self.queue.waited:.0f} s"
+        if self.queue.stalled > _STUCK_SECONDS:
+            return f"jobs are due and nothing was done for {self.queue.stalled:.0f} s"
         silent = time.monotonic() - self._compared
         if self._acting and silent > 3 * self._config.resync + _STUCK_SECONDS:
             return f"no comparison with the cluster for {silent:.0f} s"

@@ -363,6 +363,15 @@ def test_a_node_is_read_with_its_gpus_and_taints() -> None:
     assert node.taints == (Taint(key="k", value="v", effect="NoExecute"),)
 
 
+@pytest.mark.parametrize(("quantity", "gpus"), [("0", 0), ("8", 8), ("1k", 1000)])
+def test_quantities_are_read_as_kubernetes_spells_them(quantity: str, gpus: int) -> None:
+    raw = {
+        "metadata": {"name": "n", "resourceVersion": "3"},
+        "status": {"allocatable": {"nvidia.com/gpu": quantity}},
+    }
+    assert read_node(json.dumps(raw).encode()).gpus == gpus
+
+
 def test_a_priority_class_is_read() -> None:
     raw = {"metadata": {"name": "high", "resourceVersion": "3"}, "value": 1000, "globalDefault": True}
     priority = read_priority(json.dumps(raw).encode())

@@ -80,12 +80,17 @@ async def test_a_forgotten_key_does_not_come_back() -> None:
     assert queue.depth == 0
 
 
-async def test_it_tells_how_long_the_next_key_has_been_due() -> None:
+async def test_it_tells_for_how_long_nothing_was_done_although_something_is_due() -> None:
     queue: WorkQueue[str] = WorkQueue()
-    assert queue.waited == 0
+    assert queue.stalled == 0
     queue.add("a")
-    await asyncio.sleep(0.02)
-    assert queue.waited >= 0.02
+    queue.add("b")
+    await asyncio.sleep(0.05)
+    assert queue.stalled >= 0.05
+    queue.done(await queue.get())
+    assert queue.stalled < 0.05, "b still waits, but work gets done"
+    queue.done(await queue.get())
+    assert queue.stalled == 0
 
 
 @settings(max_examples=50, deadline=None)

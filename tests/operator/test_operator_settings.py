@@ -91,7 +91,7 @@ async def test_health_and_metrics_are_served(unused_tcp_port_factory: "callable"
     ):
         assert await fetch(health, "/healthz") == (200, "ok")
         assert await fetch(health, "/readyz") == (503, "not synced yet")
-        trouble[0] = "a job has been due for 300 s"
+        trouble[0] = "jobs are due and nothing was done for 300 s"
         assert (await fetch(health, "/healthz"))[0] == 503
         text = (await fetch(metrics, "/metrics"))[1]
     assert 'cra_operator_jobs{phase="Running"} 1.0' in text

@@ -14,6 +14,7 @@ import msgspec
 from cra_operator import names
 from cra_operator.view import Exit, NodeView, PodPhase, PodView, Taint, Waiting
 
+_SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _ORDINARY_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
@@ -131,10 +132,15 @@ def _requested(container: Container) -> int:
     resources = container.resources
     if resources is None:
         return 0
-    amount = (resources.limits or {}).get(names.GPU_RESOURCE) or (resources.requests or {}).get(
-        names.GPU_RESOURCE
-    )
-    return int(amount or 0)
+    either = {**(resources.requests or {}), **(resources.limits or {})}
+    return _count(either.get(names.GPU_RESOURCE, 0))
+
+
+def _count(quantity: str | int) -> int:
+    """A whole number as Kubernetes spells quantities: 1000 comes back as `1k`."""
+    text = str(quantity)
+    digits = text.rstrip("kMG")
+    return int(digits) * _SUFFIXES[text[len(digits) :]]
 
 
 def _gpus(spec: PodSpec) -> int:
@@ -228,7 +234,7 @@ def node_view(node: Node) -> NodeView:
     return NodeView(
         name=node.metadata.name,
         resource_version=int(node.metadata.resource_version),
-        gpus=int(_number((node.status.allocatable or {}).get(names.GPU_RESOURCE))),
+        gpus=_count((node.status.allocatable or {}).get(names.GPU_RESOURCE, 0)),
         gpu_type=labels.get(names.GPU_PRODUCT_LABEL, ""),
         ready=ready is not None and ready.status == "True",
         schedulable=not node.spec.unschedulable,

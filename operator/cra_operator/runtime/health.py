@@ -1,7 +1,7 @@
 """Health over HTTP: whether work gets done, not merely whether the event loop turns; and the metrics.
 
-`/healthz` fails when a job has been due for too long without a worker taking it, or when the comparison with
-the cluster is overdue: both mean that something hangs and a restart helps. An API server that is down does
+`/healthz` fails when jobs are due and nothing has been done for too long, or when the comparison with the
+cluster is overdue: both mean that something hangs and a restart helps. An API server that is down does
 neither, as a restart would not help. `/readyz` fails until the operator can act, or stands by to.
 """
 

@@ -28,6 +28,7 @@ class WorkQueue(Generic[K]):
         self._again: set[K] = set()
         self._later: dict[K, tuple[float, asyncio.TimerHandle]] = {}
         self._failures: dict[K, int] = {}
+        self._finished = 0.0
         self._free: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -36,9 +37,11 @@ class WorkQueue(Generic[K]):
         return len(self._ready) + len(self._again)
 
     @property
-    def waited(self) -> float:
-        """Seconds for which the key that is next has been due."""
-        return time.monotonic() - next(iter(self._ready.values())) if self._ready else 0.0
+    def stalled(self) -> float:
+        """Seconds for which a key has been due without any work being finished; 0 if none is due."""
+        if not self._ready:
+            return 0.0
+        return time.monotonic() - max(self._finished, next(iter(self._ready.values())))
 
     def add(self, key: K) -> None:
         """Make a key due now."""
@@ -87,6 +90,7 @@ class WorkQueue(Generic[K]):
 
     def done(self, key: K) -> None:
         """End the work on a key."""
+        self._finished = time.monotonic()
         self._working.discard(key)
         if key in self._again:
             self._again.discard(key)

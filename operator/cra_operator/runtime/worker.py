@@ -155,6 +155,7 @@ class Worker:
             return None
         for action in plan.actions:
             if isinstance(action, RecordEvent):
+                logger.info("%s/%s: %s: %s", *job.key, action.reason, action.message)
                 self._events.record(job, action)
         await _together(*(self._delete_pod(a) for a in plan.actions if isinstance(a, DeletePod)))
         await _together(*(self._delete_job(job) for a in plan.actions if isinstance(a, DeleteJob)))
