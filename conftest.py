@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from e2e.local import Cluster
 
 
-# How long an example takes says more about the machine than about the code.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+# How long an example takes says more about the machine than about the code. A test that goes red shall do so
+# by a change and not by luck; `pytest --hypothesis-profile=explore` looks for what is not known yet.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=2000)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

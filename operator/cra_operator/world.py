@@ -64,12 +64,16 @@ class World:
         """Pods of any generation that may still compute."""
         return tuple(pod for pod in self.pods if is_live(pod, self.nodes, self.now))
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the status knows of the newest generation, which it does once all its pods were created."""
+        return self.generation == (self.job.status.generation or 0)
+
     @cached_property
     def phase(self) -> str:
         """The phase, with pods that the status does not know of taken into account."""
         phase = self.job.status.phase or "Pending"
-        unknown = self.generation > (self.job.status.generation or 0)
-        return "Starting" if unknown and phase not in FINISHED else phase
+        return phase if self.is_known or phase in FINISHED else "Starting"
 
     @cached_property
     def wanted(self) -> Size:

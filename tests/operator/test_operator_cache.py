@@ -98,14 +98,6 @@ async def test_objects_that_are_not_of_interest_are_left_out(
     assert heard.changes[-1] == (Thing("a", 2), None)
 
 
-async def test_a_delete_that_finds_nothing_ends_the_object(
-    cache: Reflector[str, Thing], heard: Heard
-) -> None:
-    cache.hear("ADDED", Thing("a", 1))
-    cache.forget(Thing("a", 1))
-    assert cache.items == {}
-
-
 # --- any history, seen through a watch with gaps ------------------------------------------------------------
 
 operations = st.lists(

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import time
 from collections.abc import Callable, Mapping
 from typing import Generic, Protocol, TypeVar
 
@@ -80,7 +79,6 @@ class Reflector(Generic[K, V]):
     ) -> None:
         self.items: dict[K, V] = {}
         self.synced = asyncio.Event()
-        self.last_contact = time.monotonic()
         self._client = client
         self._path = path
         self._decode = decode
@@ -119,7 +117,6 @@ class Reflector(Generic[K, V]):
                 view = self._decode(bytes(raw))
                 if self._keep(view):
                     found[self._key(view)] = view
-        self.last_contact = time.monotonic()
         self.adopt(found, int(version))
         return version
 
@@ -143,7 +140,6 @@ class Reflector(Generic[K, V]):
         stream = self._client.watch(self._path, params)
         async with contextlib.aclosing(stream):
             async for kind, raw in stream:
-                self.last_contact = time.monotonic()
                 if kind != "BOOKMARK":
                     self.hear(kind, self._decode(raw))
 
@@ -167,13 +163,6 @@ class Reflector(Generic[K, V]):
         unknown = self._key(view) not in self.items
         if self._keep(view) and not (unknown and view.resource_version <= self._seen):
             self._update(view)
-
-    def forget(self, view: V) -> None:
-        """Take over that a delete found nothing: the object is gone."""
-        known = self.items.get(self._key(view))
-        if known is not None and known.resource_version <= view.resource_version:
-            del self.items[self._key(view)]
-            self._on_change(known, None)
 
     def _update(self, view: V) -> None:
         key = self._key(view)

@@ -23,7 +23,7 @@ def start_or_wait(world: World, draft: Draft) -> None:
     if world.job.spec.suspend:
         rest(world, draft)
         return
-    _leave_rest(world, draft)
+    leave_rest(world, draft)
     if ending.deadline_passed(world, draft):
         ending.fail(world, draft, ending.deadline_failure(world))
     elif status.retry_after is not None and world.now < status.retry_after:
@@ -58,11 +58,10 @@ def rest(world: World, draft: Draft) -> None:
 
 
 def _admit(world: World, draft: Draft, verdict: Verdict) -> None:
-    draft.set(retry_after=None)
     if verdict.fits:
         start_generation(world, draft, world.wanted)
         return
-    draft.set(phase="Pending", message=verdict.message, queue_position=verdict.position)
+    draft.set(phase="Pending", message=verdict.message, queue_position=verdict.position, retry_after=None)
     explain_admission(world, draft, False, "WaitingForGPUs", verdict.message)
     draft.condition("Running", False, "WaitingForGPUs")
     if world.job.status.condition("Degraded") is None:
@@ -71,7 +70,8 @@ def _admit(world: World, draft: Draft, verdict: Verdict) -> None:
         draft.tell("WaitingForGPUs", verdict.message)
 
 
-def _leave_rest(world: World, draft: Draft) -> None:
+def leave_rest(world: World, draft: Draft) -> None:
+    """A suspended job is one no more."""
     rested, start = world.job.status.condition("Suspended"), world.job.status.start_time
     if rested is None or rested.status != "True":
         return
@@ -85,19 +85,8 @@ def _leave_rest(world: World, draft: Draft) -> None:
 def start_generation(world: World, draft: Draft, size: Size) -> None:
     """Create all pods of the next generation at once."""
     generation = world.generation + 1
-    draft.holding = size
-    draft.set(
-        phase="Starting",
-        message=f"starting {size}",
-        generation=generation,
-        desired_gpus=size.gpus,
-        start_time=draft.get("start_time") or world.now,
-        workers=[],
-        queue_position=None,
-    )
-    explain_admission(world, draft, True, "Admitted", f"{size} set aside")
-    draft.condition("Running", False, "Starting")
-    draft.condition("Degraded", False, "AsExpected")
+    note_start(world, draft, generation, size)
+    draft.set(workers=[])
     gang.create(
         world,
         draft,
@@ -106,8 +95,27 @@ def start_generation(world: World, draft: Draft, size: Size) -> None:
         ranks=range(size.workers),
         gpu_seconds=draft.get("gpu_seconds") or 0.0,
     )
-    draft.tell("Started", f"generation {generation} with {size}")
     draft.look_again(world.now + timedelta(seconds=world.job.spec.startup_deadline_seconds))
+
+
+def note_start(world: World, draft: Draft, generation: int, size: Size) -> None:
+    """Write down that a generation starts: one that is made now, or one that a crash left without a note."""
+    status = world.job.status
+    draft.holding = size
+    draft.set(
+        phase="Starting",
+        message=f"starting {size}",
+        generation=generation,
+        desired_gpus=size.gpus,
+        start_time=draft.get("start_time") or world.now,
+        rescales=(status.rescales or 0) + (status.phase == "Rescaling"),
+        retry_after=None,
+        queue_position=None,
+    )
+    explain_admission(world, draft, True, "Admitted", f"{size} set aside")
+    draft.condition("Running", False, "Starting")
+    draft.condition("Degraded", False, "AsExpected")
+    draft.tell("Started", f"generation {generation} with {size}")
 
 
 def explain_admission(world: World, draft: Draft, holds: bool, reason: str, message: str) -> None:

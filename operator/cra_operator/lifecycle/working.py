@@ -17,6 +17,9 @@ from cra_operator.world import World
 def tend_generation(world: World, draft: Draft) -> None:
     """Do the first of these that applies: finish, give up, leave, change size, start, train."""
     report = measured.note_report(draft, world.current)
+    if not world.is_known:
+        waiting.leave_rest(world, draft)
+        waiting.note_start(world, draft, world.generation, world.size)
     if ending.has_succeeded(world):
         ending.succeed(world, draft, report)
     elif ending.deadline_passed(world, draft):
@@ -34,8 +37,8 @@ def tend_generation(world: World, draft: Draft) -> None:
 
 def _tend_workers(world: World, draft: Draft) -> None:
     # The status knows of a generation once all its pods were created: a rank without one has been taken away.
-    known = world.generation == world.job.status.generation
-    broken = examine(world.current, missing=world.missing if known else (), now=world.now)
+    missing = world.missing if world.is_known else ()
+    broken = examine(world.current, missing=missing, now=world.now)
     draft.holding = world.size
     if broken is not None and broken.failure is not None:
         ending.give_up(world, draft, broken.failure)
@@ -55,8 +58,7 @@ def _tend_workers(world: World, draft: Draft) -> None:
 def _tend_start(world: World, draft: Draft) -> None:
     draft.set(phase="Starting")
     waiting.explain_admission(world, draft, True, "Admitted", f"{world.size} set aside")
-    known = world.generation == world.job.status.generation
-    if known and all(pod.ready or pod.phase == "Succeeded" for pod in world.current):
+    if world.is_known and all(pod.ready or pod.phase == "Succeeded" for pod in world.current):
         _run(world, draft)
         return
     ready = sum(pod.ready for pod in world.current)
@@ -66,7 +68,7 @@ def _tend_start(world: World, draft: Draft) -> None:
     if world.now >= deadline:
         ending.give_up(world, draft, ending.too_late(world, ready, trouble))
         return
-    if not known:
+    if not world.is_known:
         gang.complete(world, draft)
     draft.look_again(deadline)
     message = f"{ready} of {count(world.size.workers, 'worker')} ready"
@@ -147,5 +149,4 @@ def _finish_rescale(world: World, draft: Draft) -> None:
         draft.holding = world.aim
         gang.send_away(world, draft)
         return
-    draft.set(rescales=(world.job.status.rescales or 0) + 1)
     waiting.start_generation(world, draft, world.aim)

@@ -136,10 +136,6 @@ class Cluster:
         """Pods labelled as the job's, of whatever incarnation of it."""
         return tuple(self._by_job.get(job, {}).values())
 
-    def pod(self, namespace: str, name: str) -> PodView | None:
-        """One of our pods by name."""
-        return self._our_reflector(namespace).items.get((namespace, name))
-
     def gpu_pods(self) -> list[PodView]:
         """All pods that request GPUs and are not over: ours, bound or not, and everybody's bound ones."""
         ours = [pod for reflector in self._ours.values() for pod in reflector.items.values() if not pod.ended]
@@ -156,10 +152,6 @@ class Cluster:
         """Take over a pod as the answer to a write of ours."""
         pod = read_pod(raw)
         self._our_reflector(pod.namespace).learn(pod)
-
-    def forget(self, pod: PodView) -> None:
-        """Take over that a pod is gone."""
-        self._our_reflector(pod.namespace).forget(pod)
 
     async def synced(self) -> None:
         """Wait until every cache has seen a full list."""
