@@ -12,20 +12,16 @@ The gradient of a session with shares 3:1 is compared with that of one process o
 """
 
 import copy
-import multiprocessing
 import os
-import socket
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import distributed as dist
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from benchmarks import paired
 from benchmarks.report import describe_machine, print_figures, print_table
 from cra_trainer import config, data, process
 from cra_trainer.elastic import group as groups
@@ -97,14 +93,6 @@ def flat(model: nn.Module) -> torch.Tensor:
     return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
 
 
-def timed(steps: Iterator[None]) -> tuple[float, float]:
-    """Wall-clock and CPU seconds of one step, from a common start."""
-    dist.barrier()
-    wall, cpu = time.perf_counter(), time.process_time()
-    next(steps)
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
 def without_dropout(model: nn.Module) -> nn.Module:
     """The model, computing the same however its batch is split."""
     for module in model.modules():
@@ -135,34 +123,10 @@ def measure(rank: int, port: int, results: Any) -> None:
         "uniform": with_session(make_session(group, "uniform"), dataset, copy.deepcopy(model)),
         "attention": with_session(make_session(group, "attention"), dataset, copy.deepcopy(model)),
     }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for turn in range(WARM_UP + ROUNDS):
-        # Forth and back, so that no side always comes after another.
-        for name in list(sides) if turn % 2 else list(reversed(sides)):
-            seconds = timed(sides[name])
-            if turn >= WARM_UP:
-                times[name].append(seconds)
+    times = paired.take_turns(sides, rounds=ROUNDS, warm_up=WARM_UP)
     if rank == 0:
         results.put((times, error))
     group.dissolve()
-
-
-def run_ranks(target: Callable[..., None]) -> tuple[dict[str, list[tuple[float, float]]], float]:
-    """Run the ranks to their end; returns what rank 0 measured."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    ranks = [context.Process(target=target, args=(rank, port, results)) for rank in range(RANKS)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join()
-    if any(rank.exitcode for rank in ranks):
-        raise SystemExit(f"could not measure: exit codes {[rank.exitcode for rank in ranks]}")
-    measured: tuple[dict[str, list[tuple[float, float]]], float] = results.get()
-    return measured
 
 
 def main() -> None:
@@ -171,29 +135,16 @@ def main() -> None:
         f"{RANKS} processes over gloo, one thread each; digits network, global batch {BATCH}, Adam; "
         f"{ROUNDS} rounds of one step each; load {os.getloadavg()[0]:.1f}\n"
     )
-    times, error = run_ranks(measure)
-    bare = [wall for wall, _ in times["bare DDP"]]
-    rows, overhead = [], {}
-    for name, seconds in times.items():
-        walls, cpus = zip(*seconds, strict=True)
-        ratios = [100 * (mine / beside - 1) for mine, beside in zip(walls, bare, strict=True)]
-        low, overhead[name], high = statistics.quantiles(ratios, n=4)
-        # The median's own error, from the spread of the ratios, were they independent and normal.
-        deviation = (high - low) / 1.349 * 1.253 / len(ratios) ** 0.5
-        rows.append(
-            (
-                name,
-                f"{1000 * statistics.median(walls):.2f}",
-                f"{1000 * statistics.median(cpus):.2f}",
-                f"{overhead[name]:+.2f} ± {deviation:.2f}",
-                f"{low:+.1f} to {high:+.1f}",
-            )
-        )
-    print_table(("training", "ms per step", "CPU ms", "overhead %", "middle half of the ratios %"), rows)
+    times, error = paired.run_ranks(measure, ranks=RANKS)
+    print_table(paired.HEADER, paired.rows(times, "bare DDP"))
     print(f"\nlargest relative error of the gradient, shares 3:1 against one process: {error:.1e}")
+
+    def cost(side: str) -> float:
+        return paired.overhead(times[side], times["bare DDP"]).median
+
     figures = {
-        "overhead_percent": overhead["uniform"],
-        "attention_overhead_percent": overhead["attention"],
+        "overhead_percent": cost("uniform"),
+        "attention_overhead_percent": cost("attention"),
     }
     print_figures("session_overhead", {**figures, "gradient_relative_error": error})
 

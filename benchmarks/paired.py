@@ -1,0 +1,99 @@
+"""Comparing how long a step takes on two sides, in the same processes and over the same process group.
+
+The machine's speed wanders by more than what is to be measured. So the sides take turns step by step, each
+step is compared with the one of the reference beside it, and the figure is the median of those ratios.
+"""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import distributed as dist
+
+from benchmarks.local_group import free_port
+
+# For each side, wall-clock and CPU seconds of each step.
+Times = dict[str, list[tuple[float, float]]]
+
+
+def take_turns(sides: dict[str, Iterator[None]], *, rounds: int, warm_up: int) -> Times:
+    """Time steps of all sides in turn; each `next` is a step. Every rank calls it."""
+    times: Times = {name: [] for name in sides}
+    for turn in range(warm_up + rounds):
+        # Forth and back, so that no side always comes after another.
+        for name in list(sides) if turn % 2 else list(reversed(sides)):
+            seconds = _timed(sides[name])
+            if turn >= warm_up:
+                times[name].append(seconds)
+    return times
+
+
+def _timed(steps: Iterator[None]) -> tuple[float, float]:
+    """Wall-clock and CPU seconds of one step, from a common start."""
+    dist.barrier()
+    wall, cpu = time.perf_counter(), time.process_time()
+    next(steps)
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """How much longer steps take than those beside them, in percent.
+
+    Attributes:
+        median: Of all pairs.
+        error: Standard error of the median, from the spread, were the pairs independent and normal.
+        low: First quartile.
+        high: Third quartile.
+    """
+
+    median: float
+    error: float
+    low: float
+    high: float
+
+
+def overhead(mine: Sequence[tuple[float, float]], reference: Sequence[tuple[float, float]]) -> Overhead:
+    """Wall-clock overhead over the reference."""
+    ratios = [100 * (a / b - 1) for (a, _), (b, _) in zip(mine, reference, strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4)
+    return Overhead(median, (high - low) / 1.349 * 1.253 / len(ratios) ** 0.5, low, high)
+
+
+def rows(times: Times, reference: str) -> list[tuple[str, str, str, str, str]]:
+    """A row of the table for each side: see `HEADER`."""
+    table = []
+    for name, seconds in times.items():
+        walls, cpus = zip(*seconds, strict=True)
+        cost = overhead(seconds, times[reference])
+        table.append(
+            (
+                name,
+                f"{1000 * statistics.median(walls):.2f}",
+                f"{1000 * statistics.median(cpus):.2f}",
+                f"{cost.median:+.2f} ± {cost.error:.2f}",
+                f"{cost.low:+.1f} to {cost.high:+.1f}",
+            )
+        )
+    return table
+
+
+HEADER = ("training", "ms per step", "CPU ms", "overhead %", "middle half of the ratios %")
+
+
+def run_ranks(target: Callable[[int, int, Any], None], *, ranks: int) -> Any:
+    """Run `target(rank, port, results)` in fresh processes; returns what one has put into results."""
+    port = free_port()
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    processes = [context.Process(target=target, args=(rank, port, results)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise SystemExit(f"could not measure: exit codes {[process.exitcode for process in processes]}")
+    return results.get()

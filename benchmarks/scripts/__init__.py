@@ -1,0 +1,1 @@
+"""The trainings that benchmarks run on both sides."""

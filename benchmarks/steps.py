@@ -1,0 +1,129 @@
+"""What a rank did and when, written down by the training script: no side is asked how long it paused.
+
+Each rank appends lines to a file: "batch" when it was handed these samples, "step" when its optimizer took a
+step. The session's are written by a hook of the optimizer, so whatever happens between two steps lies between
+two lines; a step that a crash made void leaves a batch without its step, and a batch with the same samples
+after it.
+"""
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+VARIABLE = "BENCHMARK_STEPS"
+Kind = Literal["batch", "step"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: when (seconds of this machine's monotonic clock), in a group of which size, which samples."""
+
+    kind: Kind
+    time: float
+    rank: int
+    world_size: int
+    step: int
+    epoch: int
+    samples: Sequence[int] = ()
+
+
+class StepLog:
+    """Writes the lines of one rank to the file that the environment names; to nowhere when it names none."""
+
+    def __init__(self) -> None:
+        self._file = os.open(
+            os.environ.get(VARIABLE, os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644
+        )
+
+    def write(
+        self, kind: Kind, *, rank: int, world_size: int, step: int, epoch: int, samples: Iterable[int] = ()
+    ) -> None:
+        """Append a line, in one write: a kill leaves no half of one."""
+        line = [kind, time.monotonic(), rank, world_size, step, epoch, list(samples)]
+        os.write(self._file, f"{json.dumps(line)}\n".encode())
+
+
+class Steps:
+    """Reads such a file as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+        self._lines: list[Line] = []
+
+    @property
+    def lines(self) -> Sequence[Line]:
+        """All lines so far."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            self._offset += len(whole)
+            for line in whole.splitlines():
+                self._lines.append(Line(*json.loads(line)))
+        return self._lines
+
+    @property
+    def steps(self) -> list[Line]:
+        """The steps so far."""
+        return [line for line in self.lines if line.kind == "step"]
+
+
+def wait(
+    until: Callable[[], bool], *, what: str, check: Callable[[], None] = lambda: None, seconds: float = 120.0
+) -> None:
+    """Wait until something is so; `check` may raise meanwhile.
+
+    Raises:
+        SystemExit: It was not so in time: the benchmark could not measure.
+    """
+    limit = time.monotonic() + seconds
+    while not until():
+        check()
+        if time.monotonic() > limit:
+            raise SystemExit(f"could not measure: {what} did not happen within {seconds:.0f} s")
+        time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A change of the group: from the last step before it to the first one after."""
+
+    before: int
+    after: int
+    seconds: float
+
+
+def pauses(steps: Sequence[Line]) -> list[Pause]:
+    """Every change of the group's size among the steps of its leader, in order."""
+    return [
+        Pause(one.world_size, next_one.world_size, next_one.time - one.time)
+        for one, next_one in itertools.pairwise(steps)
+        if one.world_size != next_one.world_size
+    ]
+
+
+def repeated(lines: Sequence[Line]) -> int:
+    """How many times one rank was handed samples that it had been handed before in the same epoch."""
+    seen: set[tuple[int, int]] = set()
+    count = 0
+    for line in lines:
+        if line.kind == "batch":
+            mine = {(line.epoch, sample) for sample in line.samples}
+            count += bool(mine & seen)
+            seen |= mine
+    return count
+
+
+def redone(steps: Sequence[Line]) -> int:
+    """How many steps were taken that had been taken before, by their number."""
+    furthest = count = 0
+    for line in sorted(steps, key=lambda line: line.time):
+        count += line.step <= furthest
+        furthest = max(furthest, line.step)
+    return count
