@@ -82,6 +82,9 @@ def test_every_field_that_is_acted_on_is_read() -> None:
         training={
             "epochs": 3,
             "batchSize": 128,
+            "minBatchSize": 64,
+            "maxBatchSize": 512,
+            "learningRateRule": "adascale",
             "seed": 5,
             "optimizer": {"name": "sgd", "learningRate": 1, "weightDecay": 0.1},
             "targetMetric": {"name": "loss", "value": 0.5, "mode": "min"},
@@ -93,6 +96,8 @@ def test_every_field_that_is_acted_on_is_read() -> None:
     assert read.number("width", 32) == 16
     assert read.number("depth", 7) == 7
     assert (read.training.epochs, read.training.batch_size, read.training.seed) == (3, 128, 5)
+    assert (read.training.min_batch_size, read.training.max_batch_size) == (64, 512)
+    assert read.training.learning_rate_rule == "adascale"
     assert read.training.optimizer.learning_rate == 1.0
     assert read.training.target == Target(name="loss", value=0.5, mode="min")
     assert read.training.early_stopping == EarlyStopping(patience=2, min_delta=0.01)
@@ -113,6 +118,10 @@ def test_every_field_that_is_acted_on_is_read() -> None:
             "CRA_CONFIG.training.batchSize: expected a whole number, got true",
         ),
         ({"training": {"epochs": 0}}, "CRA_CONFIG.training.epochs: expected at least 1, got 0"),
+        (
+            {"training": {"batchSize": 8, "minBatchSize": 16}},
+            "CRA_CONFIG.training: expected minBatchSize <= batchSize <= maxBatchSize, got 16, 8, 8",
+        ),
         (
             {"training": {"optimizer": {"name": "lion"}}},
             "CRA_CONFIG.training.optimizer.name: "

@@ -20,6 +20,7 @@ Mode = Literal["max", "min"]
 T = TypeVar("T", int, float, str, dict[str, Any], list[Any])
 
 RANK_STRATEGIES = ("attention", "uniform", "random", "fixed", "parameters", "data")
+LEARNING_RATE_RULES = ("fixed", "linear", "sqrt", "adascale")
 OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad", "adafactor")
 
 
@@ -80,10 +81,17 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """``spec.training``: `batch_size` is the global batch, dealt out over all ranks."""
+    """``spec.training``: `batch_size` is the global batch, dealt out over all ranks.
+
+    It is also the batch that the learning rate is meant for; between `min_batch_size` and `max_batch_size`
+    the batch adapts. None is `batch_size`.
+    """
 
     epochs: int = 10
     batch_size: int = 64
+    min_batch_size: int | None = None
+    max_batch_size: int | None = None
+    learning_rate_rule: str = "fixed"
     seed: int = 0
     optimizer: Optimizer = field(default_factory=Optimizer)
     target: Target | None = None
@@ -202,11 +210,22 @@ def _config(root: _Fields) -> Config:
     weights = tuple(ranks.numbers("weights"))
     if (strategy == "fixed") != bool(weights):
         raise ConfigError(f"{ranks.path}.weights: needed with strategy fixed, and only with it")
+    batch = training.get("batchSize", 64, low=1)
+    smallest = training.get("minBatchSize", batch, low=1)
+    largest = training.get("maxBatchSize", batch, low=1)
+    if not smallest <= batch <= largest:
+        raise ConfigError(
+            f"{training.path}: expected minBatchSize <= batchSize <= maxBatchSize, "
+            f"got {smallest}, {batch}, {largest}"
+        )
     return Config(
         parameters=root.group("workload").strings("parameters"),
         training=Training(
             epochs=training.get("epochs", 10, low=1),
-            batch_size=training.get("batchSize", 64, low=1),
+            batch_size=batch,
+            min_batch_size=smallest,
+            max_batch_size=largest,
+            learning_rate_rule=training.choice("learningRateRule", LEARNING_RATE_RULES, "fixed"),
             seed=training.get("seed", 0),
             optimizer=Optimizer(
                 name=optimizer.choice("name", OPTIMIZERS, "adam"),
