@@ -38,7 +38,7 @@ def test_the_pod_contract_is_read(tmp_path: Path) -> None:
     )
     assert (env.world_size, env.local_world_size, env.generation) == (4, 2, 3)
     assert (env.pod_ip, env.metrics_port) == ("10.244.0.7", 8080)
-    assert env.checkpoint_dir == Path("/cra/checkpoint")
+    assert env.checkpoint_dir == "/cra/checkpoint"
     assert env.termination_log == tmp_path / "log"
 
 

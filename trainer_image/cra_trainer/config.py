@@ -35,7 +35,7 @@ class Env:
     Attributes:
         launched: Whether a launcher gave the group (``RANK`` is set); if not, the group is this one process.
         metrics_port: Port of the metrics endpoint; None serves none.
-        checkpoint_dir: Where this rank keeps checkpoints; set on rank 0 only, None keeps none.
+        checkpoint_dir: Path or URL where checkpoints are kept; set on rank 0 only, None keeps none.
         termination_log: File for the last words of this process; None writes none.
     """
 
@@ -47,7 +47,7 @@ class Env:
     generation: int = 1
     pod_ip: str | None = None
     metrics_port: int | None = None
-    checkpoint_dir: Path | None = None
+    checkpoint_dir: str | None = None
     termination_log: Path | None = None
 
 
@@ -176,7 +176,7 @@ def read_env(environ: Mapping[str, str] | None = None) -> Env:
         generation=number("CRA_GENERATION", 1, 0),
         pod_ip=environ.get("CRA_POD_IP") or None,
         metrics_port=port or None,
-        checkpoint_dir=Path(directory) if directory and rank == 0 else None,
+        checkpoint_dir=directory if directory and rank == 0 else None,
         termination_log=Path(log) if "CRA_TERMINATION_LOG" in environ or Path(log).exists() else None,
     )
 

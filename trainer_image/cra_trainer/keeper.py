@@ -76,6 +76,7 @@ class Keeper:
             self._readings.checkpoint_timestamp_seconds = newest.time
         self._readings.checkpoints_rejected_total = float(len(self._rejected))
         self._readings.checkpoint_failures_total = float(self._checkpoints.failures)
+        self._readings.checkpoint_failing = float(self._checkpoints.failure is not None)
 
     def describe(self) -> dict[str, Any]:
         """The newest checkpoint, those that were passed over, and why the last one could not be written."""

@@ -41,6 +41,7 @@ HELP = {
     "samples_total": "Samples that this rank has trained",
     "checkpoints_rejected_total": "Checkpoints that failed verification and were passed over",
     "checkpoint_failures_total": "Checkpoints that could not be written",
+    "checkpoint_failing": "1 when the last checkpoint could not be written, else 0",
 }
 
 
@@ -71,6 +72,7 @@ class Readings:
     checkpoint_timestamp_seconds: float | None = None
     checkpoints_rejected_total: float | None = None
     checkpoint_failures_total: float | None = None
+    checkpoint_failing: float | None = None
 
 
 class _Exposition(Collector):
