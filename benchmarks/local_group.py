@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from benchmarks.steps import VARIABLE, Steps, wait
 
 # Ranks of one machine talk over its loopback, one thread each.
 COMMON = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-KILLED = -signal.SIGKILL
+LEFT = 143
 
 
 class Started(Protocol):
@@ -93,10 +93,17 @@ class Member:
     generation: int
     process: Started
     output: Path
+    steps: Steps
 
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
+
+    def tail(self) -> str:
+        """How it ended and the last lines that it wrote."""
+        lines = self.output.read_text(errors="replace").splitlines()[-15:]
+        ended = f"rank {self.index} of generation {self.generation} ended with {self.process.poll()}"
+        return "\n".join([f"could not measure: {ended}", *lines])
 
     def signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
@@ -112,7 +119,7 @@ class LocalGroup:
         directory: For their logs; made when it is not there.
         config: The job's spec as the trainer reads it.
         environ: Further variables of every rank.
-        start: How a process is started.
+        start: How a process is started, until it is set to something else.
     """
 
     def __init__(
@@ -125,7 +132,7 @@ class LocalGroup:
         start: Start = start_python,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._module, self._directory, self._start = module, directory, start
+        self._module, self._directory, self.start = module, directory, start
         self._environ = {
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(free_port()),
@@ -134,59 +141,75 @@ class LocalGroup:
         }
         self._generation = 0
         self.members: dict[int, Member] = {}
-        self.steps = Steps(directory / "1-0.steps")
+
+    @property
+    def leader(self) -> Member:
+        """Rank 0, which is there from the first to the last step."""
+        return self.members[0]
 
     def join(self, *indices: int) -> None:
         """Start a cohort in these places; the first one founds the group."""
         self._generation += 1
-        world_size = len(self.members.keys() | set(indices))
+        world_size = max(self.members.keys() | set(indices)) + 1
         for index in indices:
-            name = f"{self._generation}-{index}"
+            name = self._directory / f"{self._generation}-{index}"
+            output, steps = name.with_suffix(".log"), name.with_suffix(".steps")
             environ = {
                 **self._environ,
                 "RANK": str(index),
                 "WORLD_SIZE": str(world_size),
                 "CRA_GENERATION": str(self._generation),
                 "CRA_JOINING": str(len(indices)),
-                "CRA_TERMINATION_LOG": str(self._directory / f"{name}.message"),
-                VARIABLE: str(self._directory / f"{name}.steps"),
+                "CRA_TERMINATION_LOG": str(name.with_suffix(".message")),
+                VARIABLE: str(steps),
             }
-            output = self._directory / f"{name}.log"
-            process = self._start(self._module, environ, output)
-            self.members[index] = Member(index, self._generation, process, output)
+            process = self.start(self._module, environ, output)
+            self.members[index] = Member(index, self._generation, process, output, Steps(steps))
 
-    def leave(self, *indices: int) -> None:
-        """Ask these to leave, as the deletion of their pods does; returns when they are gone."""
+    def leave(self, *indices: int) -> list[Member]:
+        """Ask these to leave, as the deletion of their pods does."""
         leaving = [self.members.pop(index) for index in indices]
         for member in leaving:
             member.signal(signal.SIGTERM)
+        return leaving
+
+    def wait_left(self, leaving: Iterable[Member]) -> None:
+        """Wait until those who were asked have left, with the exit code that says so."""
         wait(
             lambda: not any(member.alive for member in leaving),
-            what=f"the end of ranks {list(indices)} after SIGTERM",
+            what="leaving after SIGTERM",
             check=self.check,
         )
         for member in leaving:
-            if member.process.poll() != 143:
-                raise SystemExit(_ended(member))
+            if member.process.poll() != LEFT:
+                raise SystemExit(member.tail())
 
-    def kill(self, index: int) -> float:
-        """SIGKILL one; returns when it was sent."""
-        member = self.members.pop(index)
-        sent = time.monotonic()
-        member.signal(signal.SIGKILL)
-        return sent
+    def kill(self, index: int) -> None:
+        """SIGKILL one."""
+        self.members.pop(index).signal(signal.SIGKILL)
 
     def check(self) -> None:
         """Raise when a member has ended that nobody asked to."""
         for member in self.members.values():
             if not member.alive:
-                raise SystemExit(_ended(member))
+                raise SystemExit(member.tail())
+
+    def wait_end(self, *, seconds: float) -> None:
+        """Wait until all members have come to the end of the training."""
+        wait(
+            lambda: not any(member.alive for member in self.members.values()),
+            what="the end of the training",
+            seconds=seconds,
+        )
+        for member in self.members.values():
+            if member.process.poll() != 0:
+                raise SystemExit(member.tail())
 
     def wait_size(self, size: int, *, steps: int = 1, seconds: float = 120.0) -> None:
         """Wait until the leader's last steps were taken by so many ranks."""
 
         def reached() -> bool:
-            last = self.steps.steps[-steps:]
+            last = self.leader.steps.steps[-steps:]
             return len(last) == steps and all(line.world_size == size for line in last)
 
         wait(reached, what=f"{steps} steps of {size} ranks", check=self.check, seconds=seconds)
@@ -211,11 +234,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _ended(member: Member) -> str:
-    tail = "\n".join(member.output.read_text(errors="replace").splitlines()[-15:])
-    return (
-        f"could not measure: rank {member.index} of generation {member.generation} ended with "
-        f"{member.process.poll()}:\n{tail}"
-    )

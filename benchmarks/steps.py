@@ -6,7 +6,6 @@ two lines; a step that a crash made void leaves a batch without its step, and a 
 after it.
 """
 
-import itertools
 import json
 import os
 import time
@@ -90,34 +89,49 @@ def wait(
         time.sleep(0.02)
 
 
+def pauses(steps: Sequence[Line], before: int, after: int) -> list[float]:
+    """Seconds of each change between two sizes, in order: from the leader's last step before to its first
+    after.
+
+    Sizes between the two count as part of the pause.
+    """
+    found: list[float] = []
+    last: float | None = None
+    for line in steps:
+        if line.world_size == before:
+            last = line.time
+        elif line.world_size == after and last is not None:
+            found.append(line.time - last)
+            last = None
+    return found
+
+
 @dataclass(frozen=True)
-class Pause:
-    """A change of the group: from the last step before it to the first one after."""
+class Repeat:
+    """A batch of samples that the same rank had had before in that epoch.
 
-    before: int
-    after: int
-    seconds: float
+    Attributes:
+        applied: Whether a step was taken on the first of the two as well.
+    """
 
-
-def pauses(steps: Sequence[Line]) -> list[Pause]:
-    """Every change of the group's size among the steps of its leader, in order."""
-    return [
-        Pause(one.world_size, next_one.world_size, next_one.time - one.time)
-        for one, next_one in itertools.pairwise(steps)
-        if one.world_size != next_one.world_size
-    ]
+    time: float
+    applied: bool
 
 
-def repeated(lines: Sequence[Line]) -> int:
-    """How many times one rank was handed samples that it had been handed before in the same epoch."""
-    seen: set[tuple[int, int]] = set()
-    count = 0
+def repeats(lines: Sequence[Line]) -> list[Repeat]:
+    """Every batch of one rank that it was handed again."""
+    applied: dict[tuple[int, int], bool] = {}
+    found = []
+    mine: list[tuple[int, int]] = []
     for line in lines:
-        if line.kind == "batch":
-            mine = {(line.epoch, sample) for sample in line.samples}
-            count += bool(mine & seen)
-            seen |= mine
-    return count
+        if line.kind == "step":
+            applied |= dict.fromkeys(mine, True)
+            continue
+        mine = [(line.epoch, sample) for sample in line.samples]
+        if any(sample in applied for sample in mine):
+            found.append(Repeat(line.time, any(applied.get(sample, False) for sample in mine)))
+        applied |= {sample: applied.get(sample, False) for sample in mine}
+    return found
 
 
 def redone(steps: Sequence[Line]) -> int:
