@@ -62,7 +62,8 @@ class Keeper:
         if self._checkpoints is None:
             return
         self._last = time.monotonic()
-        self._checkpoints.save(state.gather(parts, position), position.cursor.step)
+        snapshot = state.gather(parts, position, self._checkpoints.spare())
+        self._checkpoints.save(snapshot, position.cursor.step)
         if wait:
             self._checkpoints.wait()
 

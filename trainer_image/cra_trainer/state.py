@@ -54,19 +54,21 @@ class Parts:
     planner: RankPlanner
 
 
-def gather(parts: Parts, position: Position) -> State:
-    """A snapshot in host memory.
+def gather(parts: Parts, position: Position, spare: State | None = None) -> State:
+    """A snapshot in host memory, in that of a `spare` one where it fits.
 
     Raises:
         StateError: Something that was prepared has a state that could not be loaded again.
     """
-    return {
-        "model": snapshot(parts.model.state_dict(), "model"),
-        "optimizer": snapshot(parts.optimizer.state_dict(), "optimizer"),
-        "extras": {name: snapshot(extra.state_dict(), name) for name, extra in parts.extras.items()},
-        "planner": snapshot(parts.planner.state_dict(), "planner"),
+    live = {
+        "model": parts.model.state_dict(),
+        "optimizer": parts.optimizer.state_dict(),
+        "extras": {name: extra.state_dict() for name, extra in parts.extras.items()},
+        "planner": parts.planner.state_dict(),
         "position": asdict(position),
     }
+    spares = spare or {}
+    return {name: snapshot(part, name, spare=spares.get(name)) for name, part in live.items()}
 
 
 def check(parts: Parts) -> None:
