@@ -3,7 +3,8 @@
 There is one permutation of the data set per epoch, a function of seed and epoch, and one cursor for the whole
 group. The next global batch is the permutation from the cursor on, its last one smaller; the ranks take
 consecutive slices of it, as long as the plan says. So the stream of samples depends neither on how batches
-are split nor on how many ranks there are, and the cursor alone, two numbers, is enough to go on at any size.
+are split nor on how many ranks there are, and the cursor alone, a few numbers, is enough to go on at any
+size. `cra_trainer.stream` does the same for data sets that can only be iterated.
 """
 
 from __future__ import annotations
@@ -29,25 +30,36 @@ class MapDataset(Sized, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """Where the group is: the next sample is number `index` of the permutation of `epoch`.
+    """Where the group is: the next sample is number `index` of `epoch`.
 
     Attributes:
         step: Steps taken so far.
         samples: Samples trained so far, over all epochs.
+        shard: Of a data set that is iterated: where in the epoch's order of shards the next sample's one is.
+        offset: And which of that shard's samples is next.
     """
 
     epoch: int = 0
     index: int = 0
     step: int = 0
     samples: int = 0
+    shard: int = 0
+    offset: int = 0
 
-    def advance(self, rows: int) -> Cursor:
+    def advance(self, rows: int, *, shard: int = 0, offset: int = 0) -> Cursor:
         """After a step over `rows` samples."""
-        return replace(self, index=self.index + rows, step=self.step + 1, samples=self.samples + rows)
+        return Cursor(
+            epoch=self.epoch,
+            index=self.index + rows,
+            step=self.step + 1,
+            samples=self.samples + rows,
+            shard=shard,
+            offset=offset,
+        )
 
     def next_epoch(self) -> Cursor:
         """At the start of the epoch after this one."""
-        return replace(self, epoch=self.epoch + 1, index=0)
+        return replace(self, epoch=self.epoch + 1, index=0, shard=0, offset=0)
 
 
 def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
