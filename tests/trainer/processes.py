@@ -15,12 +15,18 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 # NB: torch imports its compiler when the first optimizer is made, which takes longer than torch itself.
 _context.set_forkserver_preload(["torch._dynamo", "cra_trainer.session", "cra_trainer.script"])
+
+
+def stop_server() -> None:
+    """End the server that ranks are forked from and wait for it."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +92,68 @@ def run_ranks(
         )
         for rank, child in enumerate(children)
     ]
+
+
+class Training:
+    """A training whose ranks come and go, as the operator's pods would.
+
+    Args:
+        target: What every rank runs, as for `run_ranks`.
+        args: Its arguments.
+        directory: For the ranks' files.
+        config: The job's.
+    """
+
+    def __init__(
+        self, target: Callable[..., Any], *args: Any, directory: Path, config: Mapping[str, Any]
+    ) -> None:
+        self._target, self._args, self._directory, self._config = target, args, directory, config
+        self._port = free_port()
+        self._cohorts = 0
+        self._children: list[Any] = []
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self._children:
+            if child.is_alive():
+                child.kill()
+                child.join()
+
+    def start(self, *places: int, size: int, joining: int | None = None) -> list[Any]:
+        """Start a cohort in these places, of a training that will then have `size` ranks."""
+        self._cohorts += 1
+        started = []
+        for place in places:
+            name = f"{self._cohorts}-{place}"
+            environ = {
+                "RANK": str(place),
+                "WORLD_SIZE": str(size),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(self._port),
+                "CRA_GENERATION": str(self._cohorts),
+                "CRA_JOINING": str(joining or len(places)),
+                "CRA_POD": name,
+                "CRA_CONFIG": json.dumps(self._config),
+                "CRA_TERMINATION_LOG": str(self._directory / f"message-{name}"),
+            }
+            record = self._directory / f"record-{name}"
+            child = _context.Process(target=_rank, args=(environ, record, self._target, self._args))
+            child.start()
+            started.append(child)
+        self._children += started
+        return started
+
+    def message(self, name: str) -> dict[str, Any]:
+        """The last words of the rank that started as cohort-place."""
+        told: dict[str, Any] = _read(self._directory / f"message-{name}", json.loads, {})
+        return told
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What its target recorded."""
+        recorded: dict[str, Any] = _read(self._directory / f"record-{name}", pickle.loads, {})
+        return recorded
 
 
 def _read(path: Path, parse: Callable[[bytes], Any], default: Any) -> Any:

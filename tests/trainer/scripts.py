@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 import signal
 import textwrap
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,8 +70,8 @@ def collectives(record: Record) -> None:
     """Record the collectives of an epoch under the session, and of as many steps under DDP alone."""
     session = cra_trainer.init()
     dataset, inner = make_dataset(64), make_model()
-    bare = nn.parallel.DistributedDataParallel(copy.deepcopy(inner))
     model, _ = session.prepare(inner, torch.optim.SGD(inner.parameters(), lr=0.1))
+    bare = nn.parallel.DistributedDataParallel(copy.deepcopy(inner))
     x_all, y_all, _numbers = dataset.tensors
     steps = 0
     with profile() as by_session:
@@ -90,7 +94,7 @@ def profile() -> torch.profiler.profile:
 
 
 def stream(record: Record, size: int, stop_at: int | None) -> None:
-    """Train to the end, or until rank 1 gets SIGTERM in the step `stop_at`; random in all the usual ways."""
+    """Train to the end, or until rank 0 gets SIGTERM in the step `stop_at`; random in all the usual ways."""
     session = cra_trainer.init()
     dataset, inner = make_dataset(size), make_model(dropout=0.5)
     adam = torch.optim.Adam(inner.parameters(), lr=0.01)
@@ -103,7 +107,7 @@ def stream(record: Record, size: int, stop_at: int | None) -> None:
             record["seen"].append((epoch, numbers.tolist()))
             noise = torch.randn_like(x) * float(np.random.rand())
             session.backward(functional.cross_entropy(model(x + 0.1 * noise), y))
-            if len(record["seen"]) == stop_at and session.rank == 1:
+            if len(record["seen"]) == stop_at and session.rank == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
             session.step()
             schedule.step()
@@ -122,8 +126,8 @@ def evaluate(session: cra_trainer.Session, model: nn.Module, dataset: TensorData
     session.report(accuracy=(correct, count))
 
 
-def die(record: Record, rank: int, how: str) -> None:
-    """Train, until in the fifth step one rank is killed, raises, or talks out of turn."""
+def die(record: Record, rank: int) -> None:
+    """Train, until in the fifth step one rank raises."""
     session = cra_trainer.init()
     dataset, inner = make_dataset(64), make_model()
     model, _ = session.prepare(inner, torch.optim.SGD(inner.parameters(), lr=0.1))
@@ -132,11 +136,48 @@ def die(record: Record, rank: int, how: str) -> None:
         for x, y, _numbers in session.batches(dataset):
             record["steps"] += 1
             if session.rank == rank and record["steps"] == 5:
-                if how == "killed":
-                    os.kill(os.getpid(), signal.SIGKILL)
                 raise ValueError("the labels are upside down")
             session.backward(functional.cross_entropy(model(x), y))
             session.step()
+
+
+def elastic(record: Record, size: int, trace: str, pace: float) -> None:
+    """Train to the end, and note every step that counted: what of, in which group, and the state after it."""
+    session = cra_trainer.init()
+    dataset, inner = make_dataset(size), nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
+    adam = torch.optim.Adam(inner.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.StepLR(adam, 5, gamma=0.99)
+    model, optimizer = session.prepare(inner, adam, schedule=schedule)
+    path = Path(f"{trace}-{os.getpid()}")
+    for epoch in session.epochs():
+        model.train()
+        for x, y, numbers in session.batches(dataset):
+            time.sleep(pace)
+            group = session.rank, session.world_size
+            session.backward(functional.cross_entropy(model(x), y))
+            before = digest(inner)
+            session.step()
+            schedule.step()
+            if digest(inner) != before:
+                line = {
+                    "epoch": epoch, "rows": numbers.tolist(), "group": group, "time": time.time(),
+                    "weights": digest(inner), "rate": optimizer.param_groups[0]["lr"],
+                    "moments": digest(optimizer),
+                }  # fmt: skip
+                with path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+        evaluate(session, model, dataset)
+    session.finish()
+    record["weights"] = torch.cat([p.detach().flatten() for p in inner.parameters()]).tolist()
+
+
+def digest(holder: nn.Module | torch.optim.Optimizer) -> str:
+    """A hash of all parameters, or of all that an optimizer remembers."""
+    if isinstance(holder, nn.Module):
+        tensors = [parameter.detach() for parameter in holder.parameters()]
+    else:
+        tensors = [t for one in holder.state.values() for t in one.values() if isinstance(t, torch.Tensor)]
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
 def misuse(record: Record) -> None:

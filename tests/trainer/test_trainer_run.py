@@ -57,6 +57,7 @@ def test_the_endpoint_answers_before_anything_is_ready() -> None:
             ("cra_trainer_world_size", "0"): 2,
             ("cra_trainer_generation", "0"): 3,
             ("cra_trainer_samples_total", "0"): 0,
+            ("cra_trainer_resizes_total", "0"): 0,
         }
         one.ready, one.loss, one.samples_total = True, 0.5, 12.0
         assert get(port, "readyz") == (200, "ready\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from cra_trainer.allocation.shares import Floats
 from cra_trainer.parallel import StepReport
 from cra_trainer.state import Position
 from cra_trainer.telemetry import Readings
+
+log = logging.getLogger("cra_trainer")
 
 
 class Account:
@@ -32,12 +36,35 @@ class Account:
         self._loss: float | None = None
         self.performance: Floats | None = None
         self.finished = False
+        # The size of the group before this one, until its first step is done; and when the last step was.
+        self._before: int | None = None
+        self._ended: float | None = None
 
-    def step(self, *, rows: int, total: int, seconds: float) -> None:
-        """This rank trained `rows` of a global batch of `total` rows in `seconds`."""
+    def enter(self, rank: int, world_size: int, generation: int) -> None:
+        """A group begins in which this process has this rank."""
+        readings = self._readings
+        if self._before is None and self._ended is not None:
+            self._before = readings.world_size
+        readings.rank, readings.world_size, readings.generation = rank, world_size, generation
+        self.performance = None
+
+    def step(self, *, rows: int, total: int, seconds: float, number: int) -> None:
+        """This rank trained `rows` of a global batch of `total` rows in `seconds`: step `number` is done."""
         self.rate.add(total, seconds)
         self._readings.samples_total += rows
         self._readings.step_seconds = seconds
+        now = time.perf_counter()
+        if self._before is not None and self._ended is not None:
+            self._note_pause(now - self._ended, number)
+        self._ended = now
+
+    def _note_pause(self, seconds: float, number: int) -> None:
+        readings, before = self._readings, self._before
+        readings.pause_seconds, self._before = seconds, None
+        readings.resizes_total += 1
+        if readings.rank == 0:
+            ranks = "1 rank" if readings.world_size == 1 else f"{readings.world_size} ranks"
+            log.info("resized from %d to %s at step %d: paused %.2f s", before, ranks, number, seconds)
 
     def take(self, report: StepReport) -> None:
         """A step was reduced."""

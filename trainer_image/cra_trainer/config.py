@@ -34,6 +34,9 @@ class Env:
 
     Attributes:
         launched: Whether a launcher gave the group (``RANK`` is set); if not, the group is this one process.
+        generation: Number of the cohort of pods that this process starts with.
+        joining: Ranks of that cohort.
+        pod: The pod's name.
         metrics_port: Port of the metrics endpoint; None serves none.
         checkpoint_dir: Path or URL where checkpoints are kept; set on rank 0 only, None keeps none.
         termination_log: File for the last words of this process; None writes none.
@@ -45,6 +48,8 @@ class Env:
     local_rank: int = 0
     local_world_size: int = 1
     generation: int = 1
+    joining: int = 1
+    pod: str | None = None
     pod_ip: str | None = None
     metrics_port: int | None = None
     checkpoint_dir: str | None = None
@@ -174,6 +179,8 @@ def read_env(environ: Mapping[str, str] | None = None) -> Env:
         local_rank=number("LOCAL_RANK", 0, 0),
         local_world_size=number("LOCAL_WORLD_SIZE", 1, 1),
         generation=number("CRA_GENERATION", 1, 0),
+        joining=number("CRA_JOINING", world_size, 1, world_size),
+        pod=environ.get("CRA_POD") or None,
         pod_ip=environ.get("CRA_POD_IP") or None,
         metrics_port=port or None,
         checkpoint_dir=directory if directory and rank == 0 else None,

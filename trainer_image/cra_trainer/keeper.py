@@ -1,4 +1,4 @@
-"""Keeps the training in checkpoints, and takes it up again on every rank from what rank 0 reads."""
+"""Keeps the training in checkpoints, and takes it up again from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from cra_trainer import config, state
 from cra_trainer.checkpoint import Checkpoints, parse
-from cra_trainer.elastic.group import Group
 from cra_trainer.process import Process
 
 log = logging.getLogger("cra_trainer")
@@ -22,31 +21,30 @@ class Keeper:
 
     Args:
         this: For the directory, and the numbers to expose.
-        group: The ranks that restore together.
         settings: Interval and number of checkpoints.
     """
 
-    def __init__(self, this: Process, group: Group, settings: config.Checkpointing) -> None:
-        self._group, self._readings, self._interval = group, this.readings, settings.interval_seconds
+    def __init__(self, this: Process, settings: config.Checkpointing) -> None:
+        self._readings, self._interval = this.readings, settings.interval_seconds
         directory = this.env.checkpoint_dir
         self._checkpoints = Checkpoints(directory, keep=settings.keep) if directory else None
         self._rejected: tuple[str, ...] = ()
         self._last = time.monotonic()
 
     def restore(self, parts: state.Parts) -> state.Position:
-        """Put the newest good checkpoint into the parts, on every rank; without one the training starts.
+        """Put the newest good checkpoint into the parts; without one the training starts.
 
         Raises:
             ValueError: The checkpoint is of another script.
         """
-        payload = None
-        if self._checkpoints:
-            loaded = self._checkpoints.load()
-            payload, self._rejected = loaded.payload, loaded.rejected
-            if loaded.saved is not None:
-                log.info("going on from the checkpoint of step %d", loaded.saved.step)
-        payload = self._group.broadcast(payload)
-        return state.restore(parse(payload), parts) if payload is not None else state.Position()
+        if self._checkpoints is None:
+            return state.Position()
+        loaded = self._checkpoints.load()
+        self._rejected = loaded.rejected
+        if loaded.saved is None or loaded.payload is None:
+            return state.Position()
+        log.info("going on from the checkpoint of step %d", loaded.saved.step)
+        return state.restore(parse(loaded.payload), parts)
 
     @property
     def due(self) -> bool:

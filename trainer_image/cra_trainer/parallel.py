@@ -22,6 +22,7 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -37,8 +38,9 @@ class Column(IntEnum):
 
     SECONDS = 0  # of computing this step, up to the last gradient
     LOSS = 1  # its part of the global mean loss
-    STOP = 2  # 1 when it was asked to leave
-    DIGEST = 3  # of its pending plan
+    LEAVING = 2  # 1 when it was asked to leave
+    CHANGE = 3  # 1 when newcomers wait to be taken in
+    DIGEST = 4  # of its pending plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +49,15 @@ class StepReport:
 
     Attributes:
         rows: The rows that `seconds` were spent on.
+        leaving: Whether each rank wants to leave after this step.
+        change: Whether newcomers wait to be taken in after it.
     """
 
     rows: Ints
     seconds: Floats
     loss: float
-    stop: bool
+    leaving: npt.NDArray[np.bool_]
+    change: bool
     digests: Floats
     compute_seconds: float
     communication_seconds: float
@@ -61,8 +66,8 @@ class StepReport:
 class Stopwatch:
     """Compute and communication time of a step: marks on the host's clock, or events on the GPU's stream."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+    def __init__(self, cuda: bool) -> None:
+        self._cuda = cuda
         self._marks: list[float | torch.cuda.Event] = []
 
     def mark(self) -> None:
@@ -96,18 +101,20 @@ class _Step:
     table: Tensor | None = None
 
 
-class Replica(DistributedDataParallel):
-    """DDP that is DDP only inside a step.
+class Replica(nn.Module):
+    """The model as the script calls it: DDP inside a step, and nothing but itself outside.
 
-    Ranks may evaluate unequal numbers of batches, and one rank alone may; nothing is synchronised there.
+    Ranks may evaluate unequal numbers of batches, and one rank alone may; nothing is synchronised there. The
+    DDP behind it is another one after every change of the group.
     """
 
-    stepping = False
+    def __init__(self, module: nn.Module, run: Callable[..., Any]) -> None:
+        super().__init__()
+        self.module = module
+        self._run = run
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
-        if self.stepping and torch.is_grad_enabled():
-            return super().forward(*inputs, **kwargs)  # type: ignore[no-untyped-call]
-        return self.module(*inputs, **kwargs)
+        return self._run(*inputs, **kwargs)
 
 
 class _Room:
@@ -120,42 +127,96 @@ class _Room:
         self.mine = self.table[group.rank]
 
 
-class Reducer:
-    """Wraps a model in DDP with the reduction described above.
+@dataclass(frozen=True, kw_only=True)
+class Signals:
+    """What a rank adds to the table of a step, asked for when the table is made.
 
-    Args:
-        group: The ranks that reduce.
-        model: The user's model, on the group's device.
-        stopping: Whether this process was asked to leave.
-        digest: Digest of this rank's pending plan.
+    Attributes:
+        reducing: Told that the step's own part is over.
+        leaving: Whether it was asked to leave.
+        change: Whether newcomers wait to be taken in.
+        digest: Digest of its pending plan.
+        is_loss: Whether an error of a collective means that the group is broken, and not the script.
     """
 
-    def __init__(
-        self, group: Group, model: nn.Module, *, stopping: Callable[[], bool], digest: Callable[[], int]
-    ) -> None:
-        self._group, self._stopping, self._digest = group, stopping, digest
-        self._cuda = group.device.type == "cuda"
+    reducing: Callable[[], None]
+    leaving: Callable[[], bool]
+    change: Callable[[], bool]
+    digest: Callable[[], int]
+    is_loss: Callable[[BaseException], bool]
+
+
+class Reducer:
+    """Wraps a model in DDP with the reduction described above, for one group after another.
+
+    Args:
+        model: The user's model, on the device.
+        device: Where this rank computes.
+        signals: What else to tell the other ranks.
+
+    Attributes:
+        replica: The model for the script to call.
+        failed: Whether a collective of this step failed: the step counts for nothing.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, signals: Signals) -> None:
+        self._model, self._signals = model, signals
+        self._group: Group | None = None
+        self._ddp: DistributedDataParallel | None = None
+        self._cuda = device.type == "cuda"
         self._room: _Room | None = None
         self._step: _Step | None = None
         # On the GPU the table of a step is read when the next one is done.
         self._unread: deque[_Step] = deque()
         self._last_compute = 0.0
-        self._last_rows: Ints = np.zeros(group.world_size, dtype=np.int64)
-        self.model = Replica(model, device_ids=[group.device.index] if self._cuda else None)
-        self.model.register_comm_hook(self, _reduce_bucket)
+        self._last_rows: Ints = np.zeros(0, dtype=np.int64)
+        self.failed = False
+        self.replica = Replica(model, self._forward)
+
+    def attach(self, group: Group) -> None:
+        """Reduce over this group from now on; its ranks hold the same state already."""
+        self._group = group
+        self._last_rows = np.zeros(group.world_size, dtype=np.int64)
+        ids = [group.device.index] if self._cuda else None
+        self._ddp = DistributedDataParallel(self._model, device_ids=ids, init_sync=False)
+        self._ddp.register_comm_hook(self, _reduce_bucket)
+
+    def detach(self) -> None:
+        """Let go of the group, before its connections are taken down."""
+        self._ddp = self._room = self._step = None
+        self._unread.clear()
+        self.failed = False
 
     def begin(self, rows: Ints) -> None:
         """A step starts: its batch, of which rank i has rows[i], is about to be loaded."""
         measured = self._last_rows if self._cuda else rows
-        self._step = _Step(rows=rows, measured_rows=measured, watch=Stopwatch(self._group.device))
+        self._step = _Step(rows=rows, measured_rows=measured, watch=Stopwatch(self._cuda))
         self._step.watch.mark()
-        self.model.stepping = True
+
+    def _forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        if self._step is None or self.failed or not torch.is_grad_enabled() or self._ddp is None:
+            return self._model(*inputs, **kwargs)
+        try:
+            return self._ddp(*inputs, **kwargs)
+        except RuntimeError as error:  # The buffers of a model are synchronised here.
+            if not self._signals.is_loss(error):
+                raise
+            self.failed = True
+            return self._model(*inputs, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
         """Backward through this rank's part of the global mean loss; on return the gradients are reduced."""
         assert self._step is not None
+        if self.failed:
+            return
         self._step.loss = loss.detach()
-        loss.backward()  # type: ignore[no-untyped-call]
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            if not self._signals.is_loss(error):
+                raise
+            self.failed = True
+            return
         self._step.watch.mark()
         if self._step.table is None:
             raise RuntimeError("the backward pass reached no parameter of the prepared model")
@@ -165,7 +226,6 @@ class Reducer:
         assert self._step is not None
         self._unread.append(self._step)
         self._step = None
-        self.model.stepping = False
         return self._read(self._unread.popleft()) if len(self._unread) > self._cuda else None
 
     def _read(self, step: _Step) -> StepReport:
@@ -177,7 +237,8 @@ class Reducer:
             rows=step.measured_rows,
             seconds=table[:, Column.SECONDS],
             loss=float(table[:, Column.LOSS].sum()),
-            stop=bool(table[:, Column.STOP].any()),
+            leaving=table[:, Column.LEAVING] > 0,
+            change=bool(table[:, Column.CHANGE].any()),
             digests=table[:, Column.DIGEST],
             compute_seconds=self._last_compute,
             communication_seconds=communication,
@@ -185,19 +246,22 @@ class Reducer:
 
     def reduce_last(self, bucket: Tensor) -> torch.futures.Future[Tensor]:
         """Sum the last bucket with the table behind it."""
-        step = self._step
-        if step is None or step.loss is None:
+        step, group = self._step, self._group
+        if step is None or step.loss is None or group is None:
             raise RuntimeError("backward() of the loss: call session.backward(loss) instead")
         step.watch.mark()
+        self._signals.reducing()
         room = self._room
         if room is None or room.gradients.shape != bucket.shape or room.gradients.dtype != bucket.dtype:
             # DDP settles its buckets anew after the first step.
-            room = self._room = _Room(bucket, self._group)
+            room = self._room = _Room(bucket, group)
         room.gradients.copy_(bucket)
         room.table.zero_()
         # The time that a GPU took is known when it has passed the event, so there it is the last step's.
         seconds = self._last_compute if self._cuda else step.watch.between(0, 1)
-        room.mine.copy_(torch.tensor([seconds, 0.0, float(self._stopping()), float(self._digest())]))
+        signals = self._signals
+        flags = float(signals.leaving()), float(signals.change()), float(signals.digest())
+        room.mine.copy_(torch.tensor([seconds, 0.0, *flags]))
         room.mine[Column.LOSS] = step.loss
         # Nothing is left to overlap with: waiting here spares a callback on a thread that would need the GIL.
         dist.all_reduce(room.whole)
@@ -206,7 +270,7 @@ class Reducer:
             step.table = torch.empty(room.table.shape, dtype=room.table.dtype, pin_memory=True)
             step.table.copy_(room.table, non_blocking=True)
         reduced: torch.futures.Future[Tensor] = torch.futures.Future(
-            devices=[self._group.device] if self._cuda else None
+            devices=[group.device] if self._cuda else None
         )
         reduced.set_result(room.gradients)
         return reduced

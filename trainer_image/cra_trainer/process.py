@@ -72,6 +72,13 @@ class Process:
             self.say(message)
         return code
 
+    def give_up(self, why: str) -> None:
+        """The others go on without this rank, for this reason: end the process."""
+        log.error("this rank %s: the others go on without it", why)
+        error = {"type": "Hung", "message": f"this rank {why}", "rank": self.env.rank}
+        self.say({**self.progress(), "outcome": "failed", "error": error})
+        leave(termination.FAILED)
+
     def listen(self) -> None:
         """Hear SIGTERM, in a thread too: the main thread may be in a collective, where it runs no handler."""
         reader, writer = os.pipe()

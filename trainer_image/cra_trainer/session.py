@@ -30,9 +30,14 @@ The contract:
   batches may differ in size from step to step. (A rank that a very small last batch leaves without a row gets
   one that counts for nothing.)
 - The gradient is the mean over the samples of the global batch, as if one process had trained it.
-- A checkpoint holds a whole turn of the loop over `batches`, with whatever the script does after `step`.
-- When any rank gets SIGTERM, all ranks end after the same turn: the loop raises ``SystemExit(143)`` once
-  rank 0 has saved a checkpoint.
+- Ranks come and go between two turns of the loop over `batches`. A rank that comes has prepared before, gets
+  its state from one that is there and enters the loop where the others are; the others only pause. So the
+  number of ranks and a rank's own number may change from turn to turn.
+- When a rank other than 0 dies, the others do the turn that it broke once more, without it. What the script
+  does between `backward` and the next turn is done again too; prepared extras are put back before.
+- A checkpoint holds a whole turn of the loop, with whatever the script does after `step`.
+- A rank that gets SIGTERM leaves after its turn: the loop raises ``SystemExit(143)``. When rank 0 gets it,
+  all ranks leave once it has saved a checkpoint.
 - Random numbers (torch, random, NumPy) are seeded for each step from the job's seed, the step and the rank.
 """
 
@@ -51,13 +56,16 @@ from torch.utils.data import default_collate
 from cra_trainer import data, process, progress, state, termination
 from cra_trainer.account import Account
 from cra_trainer.allocation.ranks import RankPlanner
-from cra_trainer.allocation.shares import Ints, apportion
+from cra_trainer.allocation.shares import Floats, Ints, apportion
 from cra_trainer.allocation.strategies import make_strategy
+from cra_trainer.checkpoint import State
 from cra_trainer.config import Config, read_config
-from cra_trainer.elastic import group as groups
+from cra_trainer.elastic import transfer
+from cra_trainer.elastic.group import Group, Membership, warm_up
+from cra_trainer.elastic.roster import NOTHING
 from cra_trainer.keeper import Keeper
 from cra_trainer.measures import Measure, flatten, merge, performances
-from cra_trainer.parallel import Reducer
+from cra_trainer.parallel import Reducer, Signals
 
 log = logging.getLogger("cra_trainer")
 
@@ -67,16 +75,16 @@ class SessionError(RuntimeError):
 
 
 def init() -> Session:
-    """Join the training group and return its session; the first thing a script does.
+    """Start a session; the first thing a script does. `Session.prepare` joins the group.
 
     Raises:
         ConfigError: The environment or ``CRA_CONFIG`` holds a value that cannot be used.
-        torch.distributed.DistError: The other ranks did not come.
+        torch.distributed.DistError: Rank 0 cannot be reached.
     """
     this = process.start()
     config = read_config()
     torch.manual_seed(config.training.seed)
-    return Session(this, config, groups.form(this.env))
+    return Session(this, config, Membership(this.env, on_member=this.defer_stop, on_exclusion=this.give_up))
 
 
 @dataclass(kw_only=True)
@@ -96,44 +104,49 @@ class Session:
         config: The job's spec as far as the trainer acts on it.
     """
 
-    def __init__(self, this: process.Process, config: Config, group: groups.Group) -> None:
+    def __init__(self, this: process.Process, config: Config, membership: Membership) -> None:
         self.config = config
-        self._process, self._group = this, group
+        self._process, self._membership = this, membership
+        self._group: Group | None = None
         ranks = config.ranks
         self._planner = RankPlanner(
             strategy=make_strategy(ranks.strategy, heads=ranks.heads, weights=ranks.weights, seed=ranks.seed),
-            world_size=group.world_size,
+            world_size=this.env.world_size,
             batch_size=config.training.batch_size,
         )
-        self._keeper = Keeper(this, group, config.checkpoint)
+        self._keeper = Keeper(this, config.checkpoint)
         self._account = Account(this.readings, self._planner, epochs=config.training.epochs)
         self._position = state.Position()
         self._prepared: tuple[state.Parts, Reducer] | None = None
         self._batch: _Batch | None = None
-        self._stop = False
+        self._undo: state.Undo | None = None
+        self._reported = 0
+        self._stop = self._change = self._leave = False
 
     @property
     def rank(self) -> int:
         """This process's number in the group, from 0; rank 0 is the one that prints and writes."""
-        return self._group.rank
+        return self._group.rank if self._group else self._process.env.rank
 
     @property
     def world_size(self) -> int:
         """Number of processes in the group."""
-        return self._group.world_size
+        return self._group.world_size if self._group else self._process.env.world_size
 
     @property
     def device(self) -> torch.device:
         """Where this rank computes."""
-        return self._group.device
+        return self._membership.device
 
     def prepare(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, **extras: state.Stateful
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Move the model to the device, take up the newest good checkpoint, and wrap the model for the group.
+        """Move the model to the device, join the group, and take up the state of the training.
+
+        The state is that of a rank that trains already, else the newest good checkpoint, else what is given.
 
         Args:
-            model: The model; the one returned is its DDP, and is the one to call.
+            model: The model; the one returned wraps it, and is the one to call.
             optimizer: Its optimizer.
             extras: Whatever else has a state to go on from, by name: a scheduler, an averaged model.
 
@@ -150,23 +163,73 @@ class Session:
         parts = state.Parts(model=model, optimizer=optimizer, extras=extras, planner=self._planner)
         state.check(parts)
         self._position = self._keeper.restore(parts)
-        self._process.progress = self._describe
-        self._process.defer_stop()
-        reducer = Reducer(
-            self._group, model, stopping=lambda: self._process.stopping, digest=lambda: self._planner.digest
+        signals = Signals(
+            reducing=lambda: self._membership.computing(False),
+            leaving=lambda: self._process.stopping,
+            change=lambda: self._membership.change_wanted,
+            digest=lambda: self._planner.digest,
+            is_loss=self._membership.is_loss,
         )
+        reducer = Reducer(model, self.device, signals)
         self._prepared = parts, reducer
+        warm_up(self.device)
+        self._process.progress = self._describe
+        self._enter(self._membership.join(self._position.standing))
+        self._process.defer_stop()
         self._process.refresh = self._publish
         self._process.readings.ready = True
-        return reducer.model, optimizer
+        return reducer.replica, optimizer
+
+    def _enter(self, group: Group) -> None:
+        """Take one's place in a new group; one that breaks while it is formed is followed by the next."""
+        parts, reducer = self._use("prepare")
+        empty = self._group is None and group.rank > 0
+        while True:
+            before, self._group = self._group, group
+            if before is not None or empty:
+                nobody = [-1] * group.world_size
+                self._planner.resize(nobody if before is None else group.plan.kept(before.plan))
+            try:
+                group.connect()
+                if self._membership.broken:
+                    raise RuntimeError("the group broke while it was formed")
+                transfer.exchange(group, lambda: state.live(parts, self._position), self._restore)
+                self._planner.adopt(group.agree(self._planner.full))
+                break
+            except RuntimeError as error:
+                if not self._membership.is_loss(error):
+                    raise
+                group = self._membership.next(NOTHING if empty else self._position.standing, broken=True)
+        reducer.attach(group)
+        self._account.enter(group.rank, group.world_size, group.generation)
+
+    def _restore(self, given: State) -> None:
+        self._position = state.restore(given, self._use("prepare")[0])
+
+    def _regroup(self) -> None:
+        """Go from this group to the next, with those who are left and those who have come."""
+        parts, reducer = self._use("batches")
+        assert self._group is not None
+        broken = reducer.failed or self._membership.broken
+        if self._undo is not None:
+            self._undo.restore(parts)
+            parts.optimizer.zero_grad(set_to_none=True)
+            self._undo = None
+        reducer.detach()
+        # Who still wants to leave says so again after the next step.
+        self._stop = self._change = self._leave = False
+        self._enter(self._membership.next(self._position.standing, broken=broken))
 
     def epochs(self) -> Iterator[int]:
         """The epochs still to train, from the one that a checkpoint stopped in, until the goal is reached."""
         self._use("epochs")
         while not self._over:
-            yield self._position.cursor.epoch
+            epoch, self._reported = self._position.cursor.epoch, 0
+            yield epoch
             self._settle()
-            self._position = replace(self._position, cursor=self._position.cursor.next_epoch())
+            # Others may have been further when the group broke.
+            if self._position.cursor.epoch == epoch:
+                self._position = self._position.next_epoch()
 
     def batches(
         self, dataset: data.MapDataset, *, collate: Callable[[list[Any]], Any] = default_collate
@@ -186,11 +249,14 @@ class Session:
         if not size:
             raise SessionError("session.batches(): the data set is empty; give at least one sample")
         training = self.config.training
-        order = data.permutation(size, seed=training.seed, epoch=self._position.cursor.epoch)
-        while (start := self._position.cursor.index) < size:
+        epoch = self._position.cursor.epoch
+        order = data.permutation(size, seed=training.seed, epoch=epoch)
+        # The epoch may be over because others were further when the group broke.
+        while self._position.cursor.epoch == epoch and (start := self._position.cursor.index) < size:
             total = min(training.batch_size, size - start)
             rows = self._planner.rows(total)
             reducer.begin(rows)
+            self._membership.computing(True)
             self._batch = _Batch(rows=rows, total=total, started=time.perf_counter())
             state.seed_step(training.seed, step=self._position.cursor.step, rank=self.rank)
             part = data.slice_of(rows, self.rank)
@@ -233,6 +299,9 @@ class Session:
         if self._prepared is None or batch is None or not batch.reduced:
             raise SessionError("session.step(): call session.backward(loss) for this batch first")
         parts, reducer = self._prepared
+        if reducer.failed:
+            self._batch, self._undo = None, state.Undo.of(parts)
+            return
         parts.optimizer.step()
         parts.optimizer.zero_grad(set_to_none=True)
         self._batch = None
@@ -242,12 +311,19 @@ class Session:
             cursor=self._position.cursor.advance(batch.total),
             seconds=self._position.seconds + seconds,
         )
-        self._account.step(rows=int(batch.rows[self.rank]), total=batch.total, seconds=seconds)
+        self._account.step(
+            rows=int(batch.rows[self.rank]),
+            total=batch.total,
+            seconds=seconds,
+            number=self._position.cursor.step,
+        )
         report = reducer.end()
         if report is not None:
             self._account.take(report)
             self._planner.observe(report.rows, report.seconds, report.digests)
-            self._stop = self._stop or report.stop
+            self._stop = self._stop or bool(report.leaving[0])
+            self._change = self._change or report.change or bool(report.leaving.any())
+            self._leave = self._leave or bool(report.leaving[self.rank])
 
     def shard(
         self,
@@ -274,13 +350,21 @@ class Session:
             The merged metrics, the same on every rank.
         """
         training = self.config.training
-        table = self._group.gather(flatten(measures))
+        table = self._gather(flatten(measures))
+        if table is None:
+            # The others have gone on with it, and this rank with their state.
+            return dict(self._position.metrics)
         merged = merge(measures, table)
         performance = performances(measures, table, training)
         if performance is not None:
             self._account.performance = performance
         goal = progress.judge(self._position.goal, merged, training)
-        self._position = replace(self._position, goal=goal, metrics={**self._position.metrics, **merged})
+        self._position = replace(
+            self._position,
+            goal=goal,
+            metrics={**self._position.metrics, **merged},
+            reported=self._reported,
+        )
         if self.rank == 0:
             cursor = self._position.cursor
             log.info(
@@ -294,14 +378,29 @@ class Session:
             )
         return merged
 
+    def _gather(self, values: list[float]) -> Floats | None:
+        """Every rank's numbers of this report; None if it was made without this rank."""
+        self._reported += 1
+        while self._position.reported < self._reported:
+            assert self._group is not None
+            try:
+                return self._group.gather(values)
+            except RuntimeError as error:
+                if not self._membership.is_loss(error):
+                    raise
+                self._regroup()
+        return None
+
     def finish(self, **measures: Measure) -> None:
         """End the training: a last `report` if there are measures, the last checkpoint, and the result."""
-        parts, _ = self._use("finish")
+        parts, reducer = self._use("finish")
         if measures:
             self.report(**measures)
         self._account.finished = True
         self._keeper.save(parts, self._position, wait=True)
-        self._group.dissolve()
+        reducer.detach()
+        while not self._membership.finish():
+            self._regroup()
         if self.rank == 0:
             for line in self._account.lines():
                 log.info(line)
@@ -322,13 +421,23 @@ class Session:
         return self._prepared
 
     def _settle(self) -> None:
-        """Between two steps, when the script has done all it does after one: leave, or keep a checkpoint."""
-        parts, _ = self._use("batches")
-        if self._stop:
+        """Between two steps, when the script has done all it does after one: leave, go on in another group,
+        or keep a checkpoint.
+        """
+        parts, reducer = self._use("batches")
+        if reducer.failed:
+            self._regroup()
+        elif self._stop:
             self._keeper.save(parts, self._position, wait=True)
             self._process.say({**self._describe(), "outcome": "left"})
             raise SystemExit(termination.LEFT)
-        if self._keeper.due:
+        elif self._leave:
+            self._membership.leave()
+            self._process.say({**self._describe(), "outcome": "left"})
+            raise SystemExit(termination.LEFT)
+        elif self._change:
+            self._regroup()
+        elif self._keeper.due:
             self._keeper.save(parts, self._position)
 
     def _publish(self) -> None:

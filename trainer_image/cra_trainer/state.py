@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import nn
 from cra_trainer.allocation.ranks import RankPlanner
 from cra_trainer.checkpoint import State, snapshot
 from cra_trainer.data import Cursor, mix
+from cra_trainer.elastic.roster import Standing
 from cra_trainer.progress import Goal
 
 
@@ -35,13 +36,24 @@ class Position:
     """Where the training is, apart from what torch objects hold.
 
     Attributes:
+        reported: Reports that are made of this epoch.
         seconds: Time spent in steps so far.
     """
 
     cursor: Cursor = field(default_factory=Cursor)
+    reported: int = 0
     goal: Goal = field(default_factory=Goal)
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def standing(self) -> Standing:
+        """How far this is, for comparison: of ranks that were parted by a loss, who has completed more."""
+        return (self.cursor.step, self.cursor.epoch, self.reported)
+
+    def next_epoch(self) -> Position:
+        """At the start of the epoch after this one."""
+        return replace(self, cursor=self.cursor.next_epoch(), reported=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,21 +66,25 @@ class Parts:
     planner: RankPlanner
 
 
-def gather(parts: Parts, position: Position, spare: State | None = None) -> State:
-    """A snapshot in host memory, in that of a `spare` one where it fits.
-
-    Raises:
-        StateError: Something that was prepared has a state that could not be loaded again.
-    """
-    live = {
+def live(parts: Parts, position: Position) -> State:
+    """The state as it is: training goes on to change the tensors in it."""
+    return {
         "model": parts.model.state_dict(),
         "optimizer": parts.optimizer.state_dict(),
         "extras": {name: extra.state_dict() for name, extra in parts.extras.items()},
         "planner": parts.planner.state_dict(),
         "position": asdict(position),
     }
-    spares = spare or {}
-    return {name: snapshot(part, name, spare=spares.get(name)) for name, part in live.items()}
+
+
+def gather(parts: Parts, position: Position, spare: State | None = None) -> State:
+    """A snapshot in host memory, in that of a `spare` one where it fits.
+
+    Raises:
+        StateError: Something that was prepared has a state that could not be loaded again.
+    """
+    spares, parts_now = spare or {}, live(parts, position)
+    return {name: snapshot(part, name, spare=spares.get(name)) for name, part in parts_now.items()}
 
 
 def check(parts: Parts) -> None:
@@ -100,10 +116,36 @@ def restore(state: State, parts: Parts) -> Position:
     saved = state["position"]
     return Position(
         cursor=Cursor(**saved["cursor"]),
+        reported=saved["reported"],
         goal=Goal(**saved["goal"]),
         metrics=saved["metrics"],
         seconds=saved["seconds"],
     )
+
+
+@dataclass(frozen=True)
+class Undo:
+    """What a script may change after a step, as it was before: for a step that turned out not to be one."""
+
+    rates: list[dict[str, Any]]
+    extras: dict[str, Any]
+
+    @classmethod
+    def of(cls, parts: Parts) -> Undo:
+        """Remember it."""
+        rates = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in parts.optimizer.param_groups
+        ]
+        extras = {name: extra.state_dict() for name, extra in parts.extras.items()}
+        return cls(snapshot(rates, "optimizer"), snapshot(extras, "extras"))
+
+    def restore(self, parts: Parts) -> None:
+        """Put it back."""
+        for group, rates in zip(parts.optimizer.param_groups, self.rates, strict=True):
+            group.update(rates)
+        for name, extra in parts.extras.items():
+            extra.load_state_dict(self.extras[name])
 
 
 def seed_step(seed: int, *, step: int, rank: int) -> None:

@@ -36,6 +36,8 @@ HELP = {
     "communication_seconds": "Part of the last step spent waiting for the reduction",
     "world_size": "Ranks of the group",
     "generation": "Generation of the group",
+    "pause_seconds": "Pause of training when the group last changed, from step to step",
+    "resizes_total": "Times that the group changed",
     "checkpoint_step": "Step of the newest checkpoint",
     "checkpoint_timestamp_seconds": "When the newest checkpoint was written, in seconds since the epoch",
     "samples_total": "Samples that this rank has trained",
@@ -70,6 +72,8 @@ class Readings:
     samples_per_second: float | None = None
     checkpoint_step: int | None = None
     checkpoint_timestamp_seconds: float | None = None
+    pause_seconds: float | None = None
+    resizes_total: float = 0.0
     checkpoints_rejected_total: float | None = None
     checkpoint_failures_total: float | None = None
     checkpoint_failing: float | None = None

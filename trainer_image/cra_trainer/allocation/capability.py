@@ -9,7 +9,7 @@ steps in a row, its mean starts again from those steps (the ten-per-cent rule of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,15 @@ class CapabilityTracker:
     def variation(self) -> Floats:
         """Coefficient of variation of each rank's time per sample."""
         return np.sqrt(self._variance)
+
+    def resized(self, kept: Sequence[int]) -> CapabilityTracker:
+        """The estimate for another group, whose rank i was kept[i] in this one, or is new (-1)."""
+        new = CapabilityTracker(len(kept))
+        ranks = np.asarray(kept)
+        stay = ranks >= 0
+        new._mean[stay], new._variance[stay] = self._mean[ranks[stay]], self._variance[ranks[stay]]
+        new._seen[stay] = self._seen[ranks[stay]]
+        return new
 
     def update(self, rows: Ints, seconds: Floats) -> None:
         """Take in one step: the rows that each rank trained and the seconds it computed; ranks without rows

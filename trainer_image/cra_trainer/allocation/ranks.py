@@ -15,7 +15,7 @@ cost locality and gain nothing.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ class RankPlanner:
         self._interval = max(10, world_size // 16)
         self._unit_seconds: list[Floats] = []
         self.allocation = strategy.allocate(self._observe_nodes())
-        self._full = apportion(self.allocation.shares, batch_size, lo=1)
+        self._full = self._apportion(self.allocation)
         self._pending: tuple[Ints, Allocation] | None = None
 
     @property
@@ -75,6 +75,33 @@ class RankPlanner:
             return self._full
         return apportion(self._full, total, lo=0 if total < self._world_size else 1)
 
+    def resize(self, kept: Sequence[int]) -> None:
+        """Plan for another group, whose rank i was kept[i] in this one, or is new (-1): all ranks that stay
+        know the same, so all come to the same plan; a new rank counts as an average one until it is measured.
+        """
+        self._world_size = len(kept)
+        self._tracker = self._tracker.resized(kept)
+        self._slack = np.zeros(len(kept))
+        self._steps, self._pending = 0, None
+        self._unit_seconds.clear()
+        self._interval = max(10, self._world_size // 16)
+        self.allocation = self._strategy.allocate(self._observe_nodes())
+        self._full = self._apportion(self.allocation)
+
+    @property
+    def full(self) -> Ints:
+        """Rows of each rank in a full global batch."""
+        return self._full
+
+    def adopt(self, rows: Ints) -> None:
+        """Go by these rows: those of one rank, so that a new group agrees from its first step."""
+        self._full = rows
+
+    def _apportion(self, allocation: Allocation) -> Ints:
+        """Whole rows; every rank has at least one while there are enough."""
+        lo = 1 if self.batch_size >= self._world_size else 0
+        return apportion(allocation.shares, self.batch_size, lo=lo)
+
     def observe(self, rows: Ints, seconds: Floats, digests: Floats) -> None:
         """Take in one step's numbers of all ranks, the same on every rank, and plan when it is time.
 
@@ -86,7 +113,7 @@ class RankPlanner:
         self._agree(digests)
         self._steps += 1
         # A smaller last batch measures mostly the fixed cost of a step.
-        if self._steps <= WARM_UP or rows.sum() != self.batch_size:
+        if self._steps <= WARM_UP or rows.sum() != self.batch_size or not rows.all():
             return
         self._tracker.update(rows, seconds)
         self._slack += 0.2 * (1 - seconds / max(seconds.max(), 1e-9) - self._slack)
@@ -110,14 +137,18 @@ class RankPlanner:
         self._strategy.learn(nodes, np.stack(self._unit_seconds))
         self._unit_seconds.clear()
         allocation = self._strategy.allocate(nodes)
-        full = apportion(allocation.shares, self.batch_size, lo=1)
+        full = self._apportion(allocation)
         if (self._full / allocation.shares).max() > (1 + GAIN) * (full / allocation.shares).max():
             self._pending = full, allocation
 
     def _observe_nodes(self) -> Nodes:
         n = self._world_size
-        capability = self._tracker.samples_per_second if self._tracker.known else np.ones(n)
-        log_speed = np.log(capability)
+        measured = self._tracker.samples_per_second
+        known = measured > 0
+        log_speed = np.log(np.where(known, measured, 1.0))
+        # Nothing is known against a rank that has not been measured.
+        log_speed = np.where(known, log_speed, log_speed[known].mean() if known.any() else 0.0)
+        capability = np.exp(log_speed)
         variation = self._tracker.variation
         return Nodes(
             capability=capability,

@@ -1,55 +1,75 @@
-"""The group of processes that train together.
+"""The group of processes that train together, and the way from one group to the next.
 
-A group has a generation, an exact size and one process group of torch: NCCL for tensors on GPUs and gloo for
-those on CPUs, which also carries what the session itself has to say outside of a step. Outside a cluster the
-group is one process with the same machinery, so that there is one code path.
+A group has a number, an exact size and one process group of torch: NCCL for tensors on GPUs and gloo for
+those on CPUs, which also carries what the session itself has to say outside of a step. Who is in it is
+settled over the membership channel (`roster`, `coordinator`, `member`); torch's store, which lives with rank
+0 like the coordinator, serves only to connect. Outside a cluster the group is one process with the same
+machinery, so that there is one code path.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import secrets
 import socket
 import struct
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import numpy as np
 import torch
 from torch import distributed as dist
-from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch import nn
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
+from torch.nn.parallel import DistributedDataParallel
 
-from cra_trainer.allocation.shares import Floats
+from cra_trainer.allocation.shares import Floats, Ints
 from cra_trainer.config import Env
+from cra_trainer.elastic.coordinator import Coordinator
+from cra_trainer.elastic.member import LeaderLost, Member
+from cra_trainer.elastic.roster import NOTHING, Hello, Plan, Standing
+from cra_trainer.termination import is_peer_loss
 
-# Rank 0 may evaluate or save alone while the others wait in a collective; a lost peer is noticed at once, by
-# its closed connection, so this long wait only bounds a peer that is silent for good.
+log = logging.getLogger("cra_trainer")
+
+# Rank 0 may evaluate or save alone while the others wait in a collective; a lost peer is noticed at once,
+# over the membership channel, so this long wait only bounds what nobody thought of.
 TIMEOUT = timedelta(minutes=10)
+FORMING = timedelta(seconds=20)
+"""How long a rank that died in the instant of being called is waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One generation of the training group, as seen from this process."""
+    """One group, as seen from this process."""
 
+    plan: Plan
     rank: int
-    world_size: int
-    generation: int
     device: torch.device
-    store: Store
+    store: Store = field(repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def broadcast(self, payload: bytes | None) -> bytes | None:
-        """Rank 0's bytes, on every rank; what the others pass is ignored."""
-        size = torch.tensor([-1 if payload is None else len(payload)])
-        dist.broadcast(size, src=0)
-        if int(size) < 0:
-            return None
-        if self.rank == 0 and payload is not None:
-            data = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
-        else:
-            data = torch.empty(int(size), dtype=torch.uint8)
-        if len(data):
-            dist.broadcast(data, src=0)
-        return data.numpy().tobytes()
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return len(self.plan.seats)
+
+    @property
+    def generation(self) -> int:
+        """The newest cohort of pods in it."""
+        return self.plan.generation
+
+    def connect(self) -> None:
+        """Connect its ranks.
+
+        Raises:
+            RuntimeError: One of them did not come in time, or is gone already.
+        """
+        _connect(self.device, self.store, self.rank, self.world_size)
 
     def gather(self, values: list[float]) -> Floats:
         """Every rank's list of numbers, [world_size, len(values)], on every rank."""
@@ -57,44 +77,169 @@ class Group:
         dist.all_gather(list(table), torch.tensor(values, dtype=torch.float64))
         return np.asarray(table.numpy())
 
-    def dissolve(self) -> None:
-        """Wait for all ranks, so that rank 0 and its store are not gone first, and end the process group."""
-        dist.barrier()
-        dist.destroy_process_group()
+    def agree(self, values: Ints) -> Ints:
+        """The values, [n], of a rank that holds the furthest state, on every rank."""
+        told = torch.from_numpy(values.copy())
+        dist.broadcast(told, src=self.plan.sources[0])
+        return np.asarray(told.numpy())
+
+    def abort(self) -> None:
+        """Free whoever is in one of its collectives; called by another thread."""
+        with self._lock:
+            if dist.is_initialized():
+                dist.distributed_c10d._get_default_group().abort()
+
+    def end(self) -> None:
+        """Take its connections down."""
+        with self._lock:
+            if dist.is_initialized():
+                dist.destroy_process_group()
 
 
-def form(env: Env) -> Group:
-    """Join the group that the environment names; returns when all of its processes are there.
+class Membership:
+    """This process's way into the training, from group to group and out of it.
+
+    Args:
+        env: Where the leader is, and what this process's place shall be.
+        on_member: Called when this rank is called into a group: from now on it has something to lose.
+        on_exclusion: Called when the others have given this rank up; gets the reason and does not return.
 
     Raises:
-        torch.distributed.DistError: A process did not come in time.
+        torch.distributed.DistError: The leader cannot be reached.
     """
-    device = choose_device(env)
-    store: Store
-    if env.launched:
-        if env.pod_ip and "GLOO_SOCKET_IFNAME" not in os.environ:
-            # Left alone, gloo takes the address that the host name resolves to, and the loopback where it
-            # does not.
-            name = interface_of(env.pod_ip)
-            if name:
-                os.environ["GLOO_SOCKET_IFNAME"] = name
-        # Reads torchrun's variables, and knows when torchrun itself holds the store.
-        rendezvous = dist.rendezvous(  # type: ignore[attr-defined]
-            "env://", rank=env.rank, world_size=env.world_size, timeout=TIMEOUT
+
+    def __init__(
+        self, env: Env, *, on_member: Callable[[], None], on_exclusion: Callable[[str], None]
+    ) -> None:
+        self.device = choose_device(env)
+        self.uid = f"{env.pod or socket.gethostname()}/{env.local_rank}/{secrets.token_hex(4)}"
+        self._env = env
+        self._group: Group | None = None
+        self._coordinator: Coordinator | None = None
+        self._member: Member | None = None
+        self._store: Store = HashStore()
+        if not env.launched:
+            return
+        _choose_interface(env)
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+        port = int(os.environ.get("MASTER_PORT", "29500"))
+        # Under torchrun the agent may hold the store already.
+        held = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        server = TCPStore(address, port, None, env.rank == 0 and not held, TIMEOUT, False)
+        self._store = PrefixStore(f"cra/{restarts}", server)
+        if env.rank == 0:
+            self._coordinator = Coordinator(env.pod_ip or "0.0.0.0")
+            self._store.set("coordinator", str(self._coordinator.port))
+        coordinator = int(self._store.get("coordinator"))
+        self._member = Member(
+            (address, coordinator), on_plan=on_member, on_abort=self._abort, on_exclusion=on_exclusion
         )
-        store = next(iter(rendezvous))[0]
-    else:
-        store = HashStore()
+
+    @property
+    def change_wanted(self) -> bool:
+        """Whether newcomers wait for the next step to end; known to rank 0 alone."""
+        return self._coordinator is not None and self._coordinator.change_wanted
+
+    def computing(self, yes: bool) -> None:
+        """A step's own part begins or ends."""
+        if self._member is not None:
+            self._member.computing(yes)
+
+    def join(self, standing: Standing) -> Group:
+        """Be taken in: with all of the first cohort, or by those who train already.
+
+        Args:
+            standing: What this rank holds; only rank 0 holds something before there is a group.
+        """
+        env = self._env
+        hello = Hello(
+            uid=self.uid,
+            place=env.rank,
+            cohort=env.generation,
+            joining=env.joining,
+            standing=standing if env.rank == 0 else NOTHING,
+        )
+        if self._member is None:
+            return self._seat(Plan(number=1, seats=(hello,)))
+        return self._seat(self._member.hello(hello))
+
+    def next(self, standing: Standing, *, broken: bool) -> Group:
+        """End this group and form the next one; all of its ranks do so after the same step, or after a loss.
+
+        Raises:
+            LeaderLost: Rank 0 is gone.
+        """
+        assert self._group is not None
+        self._group.end()
+        if self._member is None:
+            return self._seat(self._group.plan)
+        return self._seat(self._member.stand(standing, broken=broken))
+
+    def is_loss(self, error: BaseException) -> bool:
+        """Whether a collective failed because the group is broken, and the next one can go on."""
+        if isinstance(error, LeaderLost) or self._member is None or self.device.type != "cpu":
+            return False
+        return isinstance(error, RuntimeError) and (self._member.broken or is_peer_loss(error))
+
+    @property
+    def broken(self) -> bool:
+        """Whether the present group has been given up."""
+        return self._member is not None and self._member.broken
+
+    def leave(self) -> None:
+        """Leave for good, after a step that all ranks have done."""
+        if self._member is not None:
+            self._member.leave()
+
+    def finish(self) -> bool:
+        """Wait for all ranks to come to the end; False if the group must be formed anew before."""
+        if self._member is not None and not self._member.finish():
+            return False
+        assert self._group is not None
+        self._group.end()
+        return True
+
+    def _seat(self, plan: Plan) -> Group:
+        store = PrefixStore(f"group/{plan.number}", self._store)
+        self._group = Group(plan=plan, rank=plan.rank(self.uid), device=self.device, store=store)
+        return self._group
+
+    def _abort(self) -> None:
+        if self._group is not None:
+            self._group.abort()
+
+
+def _connect(device: torch.device, store: Store, rank: int, world_size: int) -> None:
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore(f"generation/{env.generation}", store),
-        rank=env.rank,
-        world_size=env.world_size,
-        timeout=TIMEOUT,
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=FORMING,
     )
-    return Group(
-        rank=env.rank, world_size=env.world_size, generation=env.generation, device=device, store=store
+    dist.distributed_c10d._set_pg_timeout(TIMEOUT)
+
+
+def warm_up(device: torch.device) -> None:
+    """Do once alone what a newcomer would else do for the first time while the others wait for it."""
+    _connect(device, HashStore(), 0, 1)
+    model = DistributedDataParallel(
+        nn.Linear(1, 1, device=device), device_ids=[device.index] if device.type == "cuda" else None
     )
+    model(torch.ones(1, 1, device=device)).sum().backward()
+    del model
+    dist.destroy_process_group()
+
+
+def _choose_interface(env: Env) -> None:
+    """Name gloo's interface: left alone it takes the address that the host name resolves to, and the loopback
+    where it does not.
+    """
+    if env.pod_ip and "GLOO_SOCKET_IFNAME" not in os.environ:
+        name = interface_of(env.pod_ip)
+        if name:
+            os.environ["GLOO_SOCKET_IFNAME"] = name
 
 
 def choose_device(env: Env) -> torch.device:
