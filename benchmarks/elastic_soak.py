@@ -176,7 +176,8 @@ def main() -> None:
     print(describe_machine(torch=torch.__version__))
     print(
         f"{RESIZES} resizes between 1 and {LARGEST} processes over gloo, {KILLS} kills; "
-        f"{soak.SAMPLES} samples, global batch {soak.BATCH}; load {os.getloadavg()[0]:.1f}; takes about ten minutes\n",
+        f"{soak.SAMPLES} samples, global batch {soak.BATCH}; load {os.getloadavg()[0]:.1f}; "
+        "takes about ten minutes\n",
         flush=True,
     )
     with tempfile.TemporaryDirectory(prefix="elastic-soak-") as scratch:
@@ -206,7 +207,7 @@ def main() -> None:
     noise = statistics.stdev(last(epochs) for epochs in runs)
     print(
         f"\n{done.resizes} resizes and {len(done.kill_times)} kills in {done.seconds:.0f} s; samples "
-        f" lost {lost}, repeated {sum(repeated.values())}, of which {outside} outside of crashed epochs\n"
+        f"lost {lost}, repeated {sum(repeated.values())}, of which {outside} outside of crashed epochs\n"
         f"rank 0: {first:.0f} MiB after {SETTLED} resizes, {end:.0f} MiB at the end; "
         f"{done.files[SETTLED]} open files, then {done.files[-1]}\n"
     )

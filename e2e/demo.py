@@ -1,8 +1,9 @@
 """`make demo`: from nothing to a trained model on a real control plane, and what came of it.
 
 Starts an embedded cluster (or uses the one of `--kubeconfig`), installs the chart by Helm, applies a job,
-shows what `kubectl get crj -w` prints until the job is finished, then the result. The exit status is 0 only
-when the job succeeded. The cluster goes with this process unless `--keep` is given.
+scales it to four GPUs and to two while it trains, and shows what `kubectl get crj -w` prints until the job is
+finished; then the result, and how long training paused for each change. The exit status is 0 only when the
+job succeeded. The cluster goes with this process unless `--keep` is given.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ import yaml
 from e2e import operator_chart
 from e2e.local import Cluster
 from e2e.local.errors import LocalClusterError, NoSuchClusterError
-from e2e.reach import NotReached, Reach
+from e2e.reach import Job, NotReached, Reach
 
 EXAMPLE = Path("examples/digits-cnn.yaml")
+SIZES = (4, 2)
+STEPS_BETWEEN = 10
 CLUSTER_NAME = "cra"
 
 
@@ -38,8 +41,10 @@ def main() -> int:
                 _say(started, "the operator runs")
                 print(_how_to_look_around(reach, kept=True))
                 return 0
-            job = run_job(reach, options.job, started)
+            job = run_job(reach, options.job, options.sizes, started)
             print(describe_result(job))
+            if options.sizes:
+                print(describe_resizes(reach, job))
             print(_how_to_look_around(reach, kept=options.keep))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -55,13 +60,20 @@ def main() -> int:
     return 0 if succeeded else 1
 
 
-def run_job(reach: Reach, manifest: Path, started: float) -> dict[str, Any]:
-    """Apply the job and follow it on the terminal until it is finished; returns the finished object."""
+def run_job(reach: Reach, manifest: Path, sizes: Sequence[int], started: float) -> dict[str, Any]:
+    """Apply the job, scale it while it trains, and follow it on the terminal until it is finished.
+
+    Returns:
+        The finished object.
+    """
     name = next(document["metadata"]["name"] for document in yaml.safe_load_all(manifest.read_text()))
     _say(started, f"kubectl apply -f {manifest}; kubectl get crj {name} -w")
     print(reach.kubectl("apply", "-f", str(manifest)), end="", flush=True)
     table = subprocess.Popen([*reach.kubectl_command, "get", "crj", name, "-w"])
     try:
+        for size in sizes:
+            if not scale(reach, name, size, started):
+                break
         reach.wait_finished(name)
         # The watch prints the last change a moment after the wait has seen it.
         table.wait(timeout=1.0)
@@ -71,6 +83,46 @@ def run_job(reach: Reach, manifest: Path, started: float) -> dict[str, Any]:
         table.terminate()
         table.wait()
     return dict(json.loads(reach.kubectl("get", "crj", name, "-o", "json")))
+
+
+def scale(reach: Reach, name: str, size: int, started: float) -> bool:
+    """Scale the job once it trains, and wait until it trains at that size; False when it ended before."""
+
+    def trains(job: Job, steps: int) -> bool:
+        status = job.get("status", {})
+        return bool(status.get("phase") == "Running" and status.get("progress", {}).get("step", 0) >= steps)
+
+    try:
+        before = reach.wait_job(name, lambda job: trains(job, STEPS_BETWEEN))
+        _say(started, f"kubectl scale crj/{name} --replicas={size}")
+        reach.kubectl("scale", f"crj/{name}", f"--replicas={size}")
+        step = before["status"]["progress"]["step"]
+        reach.wait_job(
+            name, lambda job: job["status"].get("gpus") == size and trains(job, step + STEPS_BETWEEN)
+        )
+    except NotReached:
+        return False
+    return True
+
+
+def describe_resizes(reach: Reach, job: Job) -> str:
+    """What rank 0 wrote down of each change of its group: it lived through all of them."""
+    name = job["metadata"]["name"]
+    names = reach.kubectl("get", "pods", "-l", f"cra.dev/job={name}", "-o", "name").split()
+    leaders = [pod for pod in names if pod.endswith("-0")]
+    found = [
+        line[line.index("resized from") :]
+        for pod in leaders
+        for line in reach.kubectl("logs", pod).splitlines()
+        if "resized from" in line
+    ]
+    return "\n".join(
+        [
+            "",
+            "  rank 0 measured, from the last step before to the first one after:",
+            *(f"  {line}" for line in found),
+        ]
+    )
 
 
 def describe_result(job: dict[str, Any]) -> str:
@@ -132,11 +184,20 @@ def _kept_cluster() -> Cluster:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m e2e.demo", description=__doc__)
     parser.add_argument("--job", type=Path, default=EXAMPLE, help="manifest to apply (default: %(default)s)")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="*",
+        help="GPUs to scale to, one after another (default: 4 2, of another job than the default one none)",
+    )
     parser.add_argument("--no-job", action="store_true", help="only bring up the cluster with the operator")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--keep", action="store_true", help="leave the cluster running")
     where.add_argument("--kubeconfig", type=Path, help="use this cluster, with helm and kubectl from PATH")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.sizes is None:
+        options.sizes = SIZES if options.job == EXAMPLE else ()
+    return options
 
 
 def _say(started: float, what: str) -> None:

@@ -7,24 +7,27 @@ import pytest
 import yaml
 
 from e2e.reach import Job, Reach
-from e2e.scenarios.jobs import events, pods
+from e2e.scenarios.jobs import events, pods, step
 
 pytestmark = pytest.mark.cluster
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def run_example(reach: Reach, file: str, namespace: str) -> Job:
-    """Apply an example and return its finished job."""
+def run_example(reach: Reach, file: str, namespace: str, *, scale: int | None = None) -> Job:
+    """Apply an example, scale it while it trains when that is asked for, and return its finished job."""
     path = EXAMPLES / file
     documents = list(yaml.safe_load_all(path.read_text()))
     name = next(d["metadata"]["name"] for d in documents if d["kind"] == "CRATrainingJob")
     reach.kubectl("apply", "-n", namespace, "-f", str(path))
+    if scale is not None:
+        reach.wait_job(name, lambda job: step(job) > 0, namespace=namespace)
+        reach.kubectl("scale", "-n", namespace, f"crj/{name}", f"--replicas={scale}")
     return reach.wait_finished(name, namespace=namespace, timeout=240)
 
 
 def test_the_digits_example_trains_a_good_model_and_says_how(reach: Reach, namespace: str) -> None:
-    job = run_example(reach, "digits-cnn.yaml", namespace)
+    job = run_example(reach, "digits-cnn.yaml", namespace, scale=2)
     status = job["status"]
     assert status["phase"] == "Succeeded", status
     assert status["result"]["metrics"]["accuracy"] >= 0.95

@@ -47,7 +47,7 @@ def test_a_script_that_raises_is_retried_and_then_named(reach: Reach, namespace:
     assert status(done)["result"]["error"]["rank"] == 0
 
 
-def test_a_killed_rank_costs_a_restart_from_the_checkpoint(reach: Reach, namespace: str) -> None:
+def test_a_killed_leader_costs_a_restart_from_the_checkpoint(reach: Reach, namespace: str) -> None:
     spec = digits(epochs=12, scaling={"minGPUs": 2, "maxGPUs": 2}, checkpoint={"intervalSeconds": 1})
     apply(reach, "killed", spec, namespace=namespace)
     reach.wait_job(
@@ -55,9 +55,9 @@ def test_a_killed_rank_costs_a_restart_from_the_checkpoint(reach: Reach, namespa
         lambda job: status(job).get("lastCheckpoint", {}).get("step", 0) > 0,
         namespace=namespace,
     )
-    kill_trainer("killed-1-1")
+    kill_trainer("killed-1-0")
     restarted = reach.wait_job("killed", lambda job: status(job).get("restarts") == 1, namespace=namespace)
-    assert any("killed-1-1" in event for event in events(reach, "killed", namespace=namespace))
+    assert any("killed-1-0" in event for event in events(reach, "killed", namespace=namespace))
     done = reach.wait_finished("killed", namespace=namespace)
     assert done["status"]["phase"] == "Succeeded", done["status"]
     assert step(done) >= step(restarted)

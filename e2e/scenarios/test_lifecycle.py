@@ -12,8 +12,11 @@ LONG = 2000
 ENOUGH = 15
 
 
-def test_kubectl_scale_goes_on_from_the_step_it_had(reach: Reach, namespace: str) -> None:
-    apply(reach, "digits", digits(epochs=LONG), namespace=namespace)
+def test_kubectl_scale_of_a_job_that_is_not_elastic_goes_on_from_the_step_it_had(
+    reach: Reach, namespace: str
+) -> None:
+    spec = digits(epochs=LONG, scaling={"minGPUs": 1, "maxGPUs": 4, "elastic": False})
+    apply(reach, "digits", spec, namespace=namespace)
     before = reach.wait_job("digits", lambda job: step(job) >= 10, namespace=namespace)
     reach.kubectl("scale", "-n", namespace, "crj/digits", "--replicas=2")
     during = reach.wait_job(
