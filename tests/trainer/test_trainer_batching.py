@@ -169,7 +169,11 @@ def test_every_rank_gets_a_row() -> None:
 def test_dear_measurements_are_made_less_often() -> None:
     group = batching()
     assert [step for step in range(64) if group.due(step)] == [0, EVERY, 2 * EVERY, 3 * EVERY]
-    group.observe(rows=64, gradients=measured(Noise(trace=1, square=1), 64), cost=0.2)
+    for cost in (9.0, 0.2, 0.2):
+        group.observe(rows=64, gradients=measured(Noise(trace=1, square=1), 64), cost=cost)
     assert [step for step in range(130) if group.due(step)] == [0, 64, 128]
+    for _ in range(20):
+        group.observe(rows=64, gradients=measured(Noise(trace=1, square=1), 64), cost=0.01)
+    assert group.due(EVERY)
     alone = batching(world_size=1)
     assert [step for step in range(20) if alone.due(step)] == [0, 1, 16, 17]

@@ -6,8 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from cra_trainer.noise import ENOUGH, Gradients, NoiseScale, estimate
+from cra_trainer.probe import Probe
+from tests.trainer.scripts import make_dataset, make_model
 
 TRACE, SQUARE, WIDTH = 100.0, 1.0, 200
 
@@ -77,3 +82,74 @@ def test_an_overflow_is_passed_over(local: float) -> None:
 def test_a_gradient_that_drowns_in_noise_has_an_infinite_scale() -> None:
     assert estimate(Gradients(parts=2, rows=10, local=10.0, whole=1.0)).scale == math.inf
     assert estimate(Gradients(parts=2, rows=10, local=1.0, whole=1.0)).scale == 0
+
+
+def losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return functional.cross_entropy(model(x), y, reduction="none")
+
+
+def gradient(model: nn.Module, loss: Tensor) -> Tensor:
+    """The gradient of `loss`, [n]; also left in the parameters."""
+    model.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def test_the_probe_of_several_ranks_measures_what_the_estimate_asks_for() -> None:
+    model, dataset = make_model(), make_dataset(20)
+    x, y, _ = dataset.tensors
+    rows = np.array([12, 0, 8])
+    probes = [Probe(model.parameters(), rank=rank, world_size=3) for rank in range(3)]
+    parts = [slice(0, 12), slice(12, 12), slice(12, 20)]
+    for probe, part in zip(probes, parts, strict=True):
+        probe.begin(rows, measure=True)
+        # As the session scales it: this rank's part of the global mean.
+        own = gradient(model, losses(model, x[part], y[part]).sum() / 20)
+        for bucket in torch.split(own, 50):
+            probe.add(bucket)
+    whole = gradient(model, losses(model, x, y).mean())
+    for probe in probes:
+        probe.reduced()
+        assert probe.of == (2, 20)
+    local = 0.6 * gradient(model, losses(model, x[:12], y[:12]).mean()).square().sum()
+    local += 0.4 * gradient(model, losses(model, x[12:], y[12:]).mean()).square().sum()
+    told = torch.stack([probe.told for probe in probes if probe.told is not None]).square()
+    assert float(told[:, 0].sum()) == pytest.approx(float(local), rel=1e-5)
+    assert float(told[0, 1]) == pytest.approx(float(whole.square().sum()), rel=1e-5)
+    probes[0].begin(rows, measure=False)
+    assert probes[0].told is None
+
+
+@pytest.mark.parametrize("kept", [2**22, 60])
+def test_the_probe_of_one_rank_takes_two_steps_for_two_parts(
+    monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    monkeypatch.setattr("cra_trainer.probe.KEPT", kept)
+    model, dataset = make_model(), make_dataset(20)
+    x, y, _ = dataset.tensors
+    probe = Probe(model.parameters(), rank=0, world_size=1)
+    parts = [gradient(model, losses(model, x[part], y[part]).mean()) for part in (slice(5), slice(5, 20))]
+    told = []
+    for _ in range(200 if kept == 60 else 1):
+        for part, rows in ((slice(5), 5), (slice(5, 20), 15)):
+            probe.begin(np.array([rows]), measure=True)
+            gradient(model, losses(model, x[part], y[part]).mean())
+            probe.reduced()
+        assert probe.of == (2, 20)
+        assert probe.told is not None
+        told.append(probe.told.square())
+    local = 0.25 * parts[0].square().sum() + 0.75 * parts[1].square().sum()
+    whole = (0.25 * parts[0] + 0.75 * parts[1]).square().sum()
+    expected = pytest.approx([float(local), float(whole)], rel=0.1 if kept == 60 else 1e-5)
+    assert torch.stack(told).mean(0).tolist() == expected
+
+
+def test_a_gradient_is_compared_with_that_of_the_very_step_before() -> None:
+    model, dataset = make_model(), make_dataset(20)
+    x, y, _ = dataset.tensors
+    probe = Probe(model.parameters(), rank=0, world_size=1)
+    for measure in (True, False, True):
+        probe.begin(np.array([20]), measure=measure)
+        gradient(model, losses(model, x, y).mean())
+        probe.reduced()
+        assert probe.told is None

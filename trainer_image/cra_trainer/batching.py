@@ -172,6 +172,7 @@ class Batching:
         self._times = StepTimes()
         self._steps = 0
         self._every = EVERY
+        self._cost: float | None = None
         self.noise = NoiseScale()
         self.progress = 0.0
         self.size = self._within(training.batch_size)
@@ -221,14 +222,22 @@ class Batching:
             self._times.observe(*took)
         if gradients is not None:
             self.noise.observe(gradients)
-            while self._every < RARELY and cost > COST * self._every:
-                self._every *= 2
+            self._pace(cost)
         if self._steps >= PATIENCE and self.noise.known and self._bounds[0] < self._bounds[1]:
             self._decide()
 
     def _gain(self, rows: int) -> float:
         noise = self.noise.value
         return 1.0 if noise is None else gain(rows, base=self._base, noise=noise)
+
+    def _pace(self, cost: float) -> None:
+        """Measure as often as the costs allow."""
+        # The first time everything is slow, and a hiccup later is not the rule.
+        seen = self._cost
+        self._cost = 0.0 if seen is None else cost if not seen else seen + 0.3 * (min(cost, 2 * seen) - seen)
+        self._every = EVERY
+        while self._every < RARELY and self._cost > COST * self._every:
+            self._every *= 2
 
     def _decide(self) -> None:
         """Choose the next size, if it pays."""
@@ -268,6 +277,7 @@ class Batching:
             "world_size": self._world_size,
             "steps": self._steps,
             "every": self._every,
+            "cost": self._cost,
             "progress": self.progress,
             "noise": self.noise.state_dict(),
             "times": self._times.state_dict(),
@@ -277,7 +287,8 @@ class Batching:
         """Take up a saved state, of a group of any size; bounds are those of today's settings."""
         world_size = self._world_size
         self._world_size = state["world_size"]
-        self._steps, self._every, self.progress = state["steps"], state["every"], state["progress"]
+        self._steps, self.progress = state["steps"], state["progress"]
+        self._every, self._cost = state["every"], state["cost"]
         self.noise.load_state_dict(state["noise"])
         self._times.load_state_dict(state["times"])
         self.size = self._within(state["size"])
