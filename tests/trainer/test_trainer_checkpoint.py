@@ -347,10 +347,10 @@ def test_a_place_out_of_reach_is_not_an_empty_one(store: str) -> None:
             raise TimeoutError("no answer")
 
     Store.asked = staticmethod(refuse)
-    with pytest.raises(TimeoutError, match="no answer"):
+    with pytest.raises(OSError, match=r"checkpoints in store://bucket/.* cannot be read: no answer"):
         Checkpoints(store, keep=3).load()
     Store.asked = staticmethod(lambda asked: refuse(asked, ("read",)))
-    with pytest.raises(OSError, match=r"no checkpoint .* could be read: .*no answer.*no answer"):
+    with pytest.raises(OSError, match=r"cannot be read: step-.*2.000: no answer; step-.*1.000: no answer"):
         Checkpoints(store, keep=3).load()
 
 

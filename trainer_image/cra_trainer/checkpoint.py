@@ -226,10 +226,14 @@ class Checkpoints:
         """The newest checkpoint that is whole, and what was wrong with newer ones.
 
         Raises:
-            OSError: The place cannot be read, so nobody knows what to go on from. Drivers raise others too.
+            OSError: The place cannot be read, so nobody knows what to go on from.
         """
+        try:
+            present = self._list()
+        except Exception as error:
+            raise OSError(f"checkpoints in {self._storage.name()} cannot be read: {_text(error)}") from error
         rejected: list[str] = []
-        for name in (name for name, whole in reversed(self._list().items()) if whole):
+        for name in (name for name, whole in reversed(present.items()) if whole):
             try:
                 saved, payload = self._read(name)
                 parse(payload)
@@ -244,7 +248,7 @@ class Checkpoints:
             self.newest = saved
             return Loaded(saved=saved, payload=payload, rejected=tuple(rejected))
         if self._unread:
-            raise OSError(f"no checkpoint in {self._storage.name()} could be read: {'; '.join(rejected)}")
+            raise OSError(f"checkpoints in {self._storage.name()} cannot be read: {'; '.join(rejected)}")
         return Loaded(saved=None, payload=None, rejected=tuple(rejected))
 
     def _read(self, name: str) -> tuple[Saved, bytes]:
