@@ -61,7 +61,7 @@ from cra_trainer.allocation.strategies import make_strategy
 from cra_trainer.checkpoint import State
 from cra_trainer.config import Config, read_config
 from cra_trainer.elastic import transfer
-from cra_trainer.elastic.group import Group, Membership, warm_up
+from cra_trainer.elastic.group import Group, Membership
 from cra_trainer.elastic.roster import NOTHING
 from cra_trainer.keeper import Keeper
 from cra_trainer.measures import Measure, flatten, merge, performances
@@ -172,7 +172,6 @@ class Session:
         )
         reducer = Reducer(model, self.device, signals)
         self._prepared = parts, reducer
-        warm_up(self.device)
         self._process.progress = self._describe
         self._enter(self._membership.join(self._position.standing))
         self._process.defer_stop()

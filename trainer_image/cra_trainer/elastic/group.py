@@ -69,7 +69,8 @@ class Group:
         Raises:
             RuntimeError: One of them did not come in time, or is gone already.
         """
-        _connect(self.device, self.store, self.rank, self.world_size)
+        if not dist.is_initialized():
+            _connect(self.device, self.store, self.rank, self.world_size)
 
     def gather(self, values: list[float]) -> Floats:
         """Every rank's list of numbers, [world_size, len(values)], on every rank."""
@@ -147,11 +148,13 @@ class Membership:
             self._member.computing(yes)
 
     def join(self, standing: Standing) -> Group:
-        """Be taken in: with all of the first cohort, or by those who train already.
+        """Be taken in: with all of the first cohort, or by those who train already; once per process.
 
         Args:
             standing: What this rank holds; only rank 0 holds something before there is a group.
         """
+        if self._group is not None:
+            return self._group
         env = self._env
         hello = Hello(
             uid=self.uid,
@@ -162,6 +165,7 @@ class Membership:
         )
         if self._member is None:
             return self._seat(Plan(number=1, seats=(hello,)))
+        _warm_up(self.device)
         return self._seat(self._member.hello(hello))
 
     def next(self, standing: Standing, *, broken: bool) -> Group:
@@ -221,7 +225,7 @@ def _connect(device: torch.device, store: Store, rank: int, world_size: int) -> 
     dist.distributed_c10d._set_pg_timeout(TIMEOUT)
 
 
-def warm_up(device: torch.device) -> None:
+def _warm_up(device: torch.device) -> None:
     """Do once alone what a newcomer would else do for the first time while the others wait for it."""
     _connect(device, HashStore(), 0, 1)
     model = DistributedDataParallel(
