@@ -11,16 +11,19 @@ turn.
     make bench NAME=resize_pause
 """
 
+import copy
 import os
 import re
 import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.local_group import LocalGroup
+from benchmarks import paired, sides
+from benchmarks.local_group import COMMON, LocalGroup
 from benchmarks.report import describe_machine, print_figures, print_table
 from benchmarks.scripts import task
 from benchmarks.steps import pauses, redone, repeats
@@ -29,7 +32,7 @@ from benchmarks.torchrun_group import TUNING, TorchrunGroup
 SMALL, LARGE = (0, 1), (2, 3)
 ROUNDS, TORCHRUN_ROUNDS = 5, 3
 SETTLE = 10  # steps at a size before the next change
-IDLE_ROUNDS, WARM_UP = 300, 20
+IDLE_RANKS, IDLE_ROUNDS, WARM_UP = 2, 300, 20
 
 CONFIG = {
     "training": {"batchSize": task.BATCH, "epochs": 10**6},
@@ -66,6 +69,27 @@ def with_torchrun(directory: Path) -> tuple[list[float], list[float], int]:
     return pauses(steps, 2, 4), pauses(steps, 4, 2), redone(steps)
 
 
+def idle(rank: int, port: int, results: Any) -> None:
+    """Bare DDP and an elastic session in turn, on one of two ranks; rank 0 reports the times."""
+    os.environ |= COMMON | {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(IDLE_RANKS),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    membership, dataset, model = sides.membership(), task.make_dataset(), task.make_model()
+    session = sides.make_session(membership, batch_size=task.BATCH, strategy="uniform")
+    elastic = sides.with_session(session, dataset, copy.deepcopy(model))
+    next(elastic)  # forms the group
+    turns = {"bare DDP": sides.bare_ddp(dataset, model, batch_size=task.BATCH), "session": elastic}
+    times = paired.take_turns(turns, rounds=IDLE_ROUNDS, warm_up=WARM_UP)
+    if rank == 0:
+        results.put(times)
+    membership.finish()
+
+
 def said(log: str) -> list[float]:
     """The pauses that the trainer itself tells of."""
     return [float(seconds) for seconds in re.findall(r"resized from .*: paused ([\d.]+) s", log)]
@@ -87,6 +111,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="resize-pause-") as scratch:
         grows, shrinks, repeated, log = with_session(Path(scratch) / "session")
         torchrun_grows, torchrun_shrinks, torchrun_repeated = with_torchrun(Path(scratch) / "torchrun")
+    times = paired.run_ranks(idle, ranks=IDLE_RANKS)
     print_table(
         ("training", "change", "times", "pause, median s", "worst s"),
         (
@@ -99,6 +124,9 @@ def main() -> None:
     own = said(log)
     print(f"\nas the trainer itself says: {', '.join(f'{seconds:.2f}' for seconds in own)} s")
     print(f"steps repeated: session {repeated}, torchrun {torchrun_repeated}\n")
+    print(f"nothing changes, {IDLE_RANKS} processes, {IDLE_ROUNDS} rounds of one step each:")
+    print_table(paired.HEADER, paired.rows(times, "bare DDP"))
+    print()
     print_figures(
         "resize_pause",
         {
@@ -109,6 +137,7 @@ def main() -> None:
             "steps_repeated": repeated,
             "torchrun_grow_seconds": statistics.median(torchrun_grows),
             "torchrun_shrink_seconds": statistics.median(torchrun_shrinks),
+            "idle_cost_percent": paired.overhead(times["session"], times["bare DDP"]).median,
         },
     )
 

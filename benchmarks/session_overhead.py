@@ -13,7 +13,6 @@ The gradient of a session with shares 3:1 is compared with that of one process o
 
 import copy
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,10 +20,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from benchmarks import paired
+from benchmarks import paired, sides
 from benchmarks.report import describe_machine, print_figures, print_table
-from cra_trainer import config, data, process
-from cra_trainer.elastic import group as groups
+from cra_trainer import data
 from cra_trainer.session import Session
 from cra_trainer.workloads import digits_cnn
 
@@ -32,42 +30,6 @@ RANKS = 2
 BATCH = 256
 ROUNDS = 200
 WARM_UP = 15
-
-
-def make_session(group: groups.Group, strategy: str, weights: tuple[float, ...] = ()) -> Session:
-    """One more session over a group that is there already."""
-    settings = config.Config(
-        training=config.Training(epochs=10**6, batch_size=BATCH),
-        ranks=config.RankAllocator(strategy=strategy, weights=weights),
-    )
-    return Session(process.start(), settings, group)
-
-
-def bare_ddp(dataset: TensorDataset, model: nn.Module, rank: int) -> Iterator[None]:
-    """Plain DDP as anybody would write it; each `next` is a step."""
-    ddp = nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.Adam(model.parameters())
-    images, labels = dataset.tensors
-    epoch = 0
-    while True:
-        order = data.permutation(len(images), seed=0, epoch=epoch)
-        for start in range(0, len(images) - BATCH + 1, BATCH):
-            mine = order[start : start + BATCH].chunk(RANKS)[rank]
-            functional.cross_entropy(ddp(images[mine]), labels[mine]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            optimizer.zero_grad()
-            yield
-        epoch += 1
-
-
-def with_session(session: Session, dataset: TensorDataset, model: nn.Module) -> Iterator[None]:
-    """The same training through a session; each `next` is a step."""
-    ddp, _ = session.prepare(model, torch.optim.Adam(model.parameters()))
-    for _epoch in session.epochs():
-        for images, labels in session.batches(dataset):
-            session.backward(functional.cross_entropy(ddp(images), labels))
-            session.step()
-            yield
 
 
 def gradient_error(session: Session, dataset: TensorDataset, model: nn.Module) -> float:
@@ -111,22 +73,26 @@ def measure(rank: int, port: int, results: Any) -> None:
     }
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    group = groups.form(process.start().env)
+    membership = sides.membership()
     # The tail of an epoch would be a shorter step.
     images, labels = digits_cnn.load()[0].tensors
     size = len(images) - len(images) % BATCH
     dataset = TensorDataset(images[:size], labels[:size])
     model = without_dropout(digits_cnn.make_model(32))
-    error = gradient_error(make_session(group, "fixed", (3.0, 1.0)), dataset, copy.deepcopy(model))
-    sides = {
-        "bare DDP": bare_ddp(dataset, copy.deepcopy(model), rank),
-        "uniform": with_session(make_session(group, "uniform"), dataset, copy.deepcopy(model)),
-        "attention": with_session(make_session(group, "attention"), dataset, copy.deepcopy(model)),
+
+    def session(strategy: str, weights: tuple[float, ...] = ()) -> Session:
+        return sides.make_session(membership, batch_size=BATCH, strategy=strategy, weights=weights)
+
+    error = gradient_error(session("fixed", (3.0, 1.0)), dataset, copy.deepcopy(model))
+    turns = {
+        "bare DDP": sides.bare_ddp(dataset, copy.deepcopy(model), batch_size=BATCH),
+        "uniform": sides.with_session(session("uniform"), dataset, copy.deepcopy(model)),
+        "attention": sides.with_session(session("attention"), dataset, copy.deepcopy(model)),
     }
-    times = paired.take_turns(sides, rounds=ROUNDS, warm_up=WARM_UP)
+    times = paired.take_turns(turns, rounds=ROUNDS, warm_up=WARM_UP)
     if rank == 0:
         results.put((times, error))
-    group.dissolve()
+    membership.finish()
 
 
 def main() -> None:
