@@ -20,7 +20,9 @@ positive = st.floats(1e-6, 1e6)
 
 def batching(base: int = 64, world_size: int = 2, by_root: bool = False, **settings: Any) -> Batching:
     training = Training(batch_size=base, **settings)
-    return Batching(training, world_size=world_size, by_root=by_root)
+    made = Batching(training, world_size=world_size)
+    made.by_root = by_root
+    return made
 
 
 def measured(noise: Noise, rows: int, parts: int = 2) -> Gradients:

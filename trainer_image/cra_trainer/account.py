@@ -12,6 +12,7 @@ from cra_trainer import progress
 from cra_trainer.allocation.performance import grade
 from cra_trainer.allocation.ranks import RankPlanner
 from cra_trainer.allocation.shares import Floats
+from cra_trainer.batching import Batching
 from cra_trainer.parallel import StepReport
 from cra_trainer.state import Position
 from cra_trainer.telemetry import Readings
@@ -29,11 +30,13 @@ class Account:
         finished: Whether the script has ended the training.
     """
 
-    def __init__(self, readings: Readings, planner: RankPlanner, *, epochs: int) -> None:
-        self._readings, self._planner, self._epochs = readings, planner, epochs
+    def __init__(self, readings: Readings, planner: RankPlanner, batching: Batching, *, epochs: int) -> None:
+        self._readings, self._planner, self._batching = readings, planner, batching
+        self._epochs = epochs
         self.size = 0
         self.rate = progress.Rate()
         self._loss: float | None = None
+        self._factor: float | None = None
         self.performance: Floats | None = None
         self.finished = False
         # The size of the group before this one, until its first step is done; and when the last step was.
@@ -48,9 +51,12 @@ class Account:
         readings.rank, readings.world_size, readings.generation = rank, world_size, generation
         self.performance = None
 
-    def step(self, *, rows: int, total: int, seconds: float, number: int) -> None:
-        """This rank trained `rows` of a global batch of `total` rows in `seconds`: step `number` is done."""
+    def step(self, *, rows: int, total: int, seconds: float, number: int, factor: float) -> None:
+        """This rank trained `rows` of a global batch of `total` rows in `seconds`, with so many times the
+        learning rate: step `number` is done.
+        """
         self.rate.add(total, seconds)
+        self._factor = factor
         self._readings.samples_total += rows
         self._readings.step_seconds = seconds
         now = time.perf_counter()
@@ -85,6 +91,11 @@ class Account:
             readings.progress_ratio, readings.step, readings.loss = now.ratio, now.step, now.loss
             readings.epoch, readings.epochs = now.epoch, now.epochs
             readings.eta_seconds, readings.samples_per_second = now.etaSeconds, now.samplesPerSecond
+            readings.batch_size = self._batching.size
+            readings.learning_rate_factor = self._factor
+            readings.scale_invariant_steps = self._batching.progress
+            if self._batching.noise.known and self._batching.noise.value is not None:
+                readings.noise_scale = self._batching.noise.value.scale
 
     def progress(self, position: Position) -> progress.Progress:
         """``status.progress``."""

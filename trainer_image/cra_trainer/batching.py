@@ -154,16 +154,16 @@ class Batching:
     Args:
         training: The job's settings.
         world_size: Number of ranks; each gets at least one row.
-        by_root: Whether the optimizer divides by the root of the mean square gradient, as Adam does.
 
     Attributes:
+        by_root: Whether the optimizer divides by the root of the mean square gradient, as Adam does.
         size: Rows of the next global batch, as far as the epoch has them.
         noise: The measured gradient noise.
         progress: Scale-invariant steps so far.
     """
 
-    def __init__(self, training: Training, *, world_size: int, by_root: bool = False) -> None:
-        self._base, self._rule, self._by_root = training.batch_size, training.learning_rate_rule, by_root
+    def __init__(self, training: Training, *, world_size: int) -> None:
+        self._base, self._rule = training.batch_size, training.learning_rate_rule
         self._bounds = (
             training.batch_size if training.min_batch_size is None else training.min_batch_size,
             training.batch_size if training.max_batch_size is None else training.max_batch_size,
@@ -173,6 +173,7 @@ class Batching:
         self._steps = 0
         self._every = EVERY
         self._cost: float | None = None
+        self.by_root = False
         self.noise = NoiseScale()
         self.progress = 0.0
         self.size = self._within(training.batch_size)
@@ -198,7 +199,7 @@ class Batching:
                 return math.sqrt(rows / self._base)
             case _:
                 r = self._gain(rows)
-                return math.sqrt(r) if self._by_root else r
+                return math.sqrt(r) if self.by_root else r
 
     def observe(
         self,
@@ -265,6 +266,8 @@ class Batching:
 
     def resize(self, world_size: int) -> None:
         """The group changed; what was measured of the gradients stays."""
+        if world_size == self._world_size:
+            return
         self._times.resize(world_size / self._world_size)
         self._world_size = world_size
         self.size = self._within(self.size)
@@ -292,5 +295,4 @@ class Batching:
         self.noise.load_state_dict(state["noise"])
         self._times.load_state_dict(state["times"])
         self.size = self._within(state["size"])
-        if world_size != self._world_size:
-            self.resize(world_size)
+        self.resize(world_size)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -28,3 +29,24 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: config.Optimize
             raise config.ConfigError(
                 f"optimizer: expected one of {', '.join(config.OPTIMIZERS)}, got {other!r}"
             )
+
+
+def divides_by_root(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it divides gradients by the root of their mean square, as all but plain descent do."""
+    return not isinstance(optimizer, torch.optim.SGD | torch.optim.ASGD)
+
+
+@contextlib.contextmanager
+def scaled(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[None]:
+    """For one step, all learning rates times `factor`; schedulers never see it."""
+    if factor == 1:
+        yield
+        return
+    rates = [group["lr"] for group in optimizer.param_groups]
+    try:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate

@@ -31,6 +31,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cra_trainer.allocation.shares import Floats, Ints
 from cra_trainer.elastic.group import Group
+from cra_trainer.noise import Gradients
+from cra_trainer.probe import Probe
 
 
 class Column(IntEnum):
@@ -41,6 +43,12 @@ class Column(IntEnum):
     LEAVING = 2  # 1 when it was asked to leave
     CHANGE = 3  # 1 when newcomers wait to be taken in
     DIGEST = 4  # of its pending plan
+    PERIOD = (
+        5  # the whole of the last step, in seconds, from its predecessor's end; 0 if there was more to it
+    )
+    OWN = 6  # of the last step's gradients, if they were measured: its own part's norm, weighted
+    WHOLE = 7  # and that of all
+    COST = 8  # of that measurement, in steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +56,25 @@ class StepReport:
     """A reduced step: what all ranks told, [world_size], and how this one's time was spent.
 
     Attributes:
+        total: Rows of the step's global batch.
         rows: The rows that `seconds` were spent on.
         leaving: Whether each rank wants to leave after this step.
         change: Whether newcomers wait to be taken in after it.
+        took: Rows of the step before and the seconds that all of it took; None where that is not known.
+        gradients: What was measured of the gradients of the step before.
+        measuring_cost: Time that it took, in steps, where it took most.
     """
 
+    total: int
     rows: Ints
     seconds: Floats
     loss: float
     leaving: npt.NDArray[np.bool_]
     change: bool
     digests: Floats
+    took: tuple[int, float] | None
+    gradients: Gradients | None
+    measuring_cost: float
     compute_seconds: float
     communication_seconds: float
 
@@ -90,6 +106,23 @@ class Stopwatch:
         return float(a.elapsed_time(b)) / 1000
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Last:
+    """What is told of the last step in the table of the next one.
+
+    Attributes:
+        rows: Its global batch.
+        period: Its duration; 0 where that is not known.
+        norms: What `Probe` measured, and of how many parts and rows that is.
+    """
+
+    rows: int = 0
+    period: float = 0.0
+    norms: Tensor | None = None
+    of: tuple[int, int] | None = None
+    cost: float = 0.0
+
+
 @dataclass(kw_only=True)
 class _Step:
     """A step under way."""
@@ -97,6 +130,7 @@ class _Step:
     rows: Ints
     measured_rows: Ints
     watch: Stopwatch
+    before: "_Last"
     loss: Tensor | None = None
     table: Tensor | None = None
 
@@ -170,6 +204,9 @@ class Reducer:
         self._unread: deque[_Step] = deque()
         self._last_compute = 0.0
         self._last_rows: Ints = np.zeros(0, dtype=np.int64)
+        self._last = _Last()
+        self._ended: float | None = None
+        self._probe: Probe | None = None
         self.failed = False
         self.replica = Replica(model, self._forward)
 
@@ -180,17 +217,31 @@ class Reducer:
         ids = [group.device.index] if self._cuda else None
         self._ddp = DistributedDataParallel(self._model, device_ids=ids, init_sync=False)
         self._ddp.register_comm_hook(self, _reduce_bucket)
+        self._probe = Probe(self._model.parameters(), rank=group.rank, world_size=group.world_size)
 
     def detach(self) -> None:
         """Let go of the group, before its connections are taken down."""
-        self._ddp = self._room = self._step = None
+        self._ddp = self._room = self._step = self._probe = None
         self._unread.clear()
+        self._last = _Last()
+        self.rest()
         self.failed = False
 
-    def begin(self, rows: Ints) -> None:
-        """A step starts: its batch, of which rank i has rows[i], is about to be loaded."""
+    def rest(self) -> None:
+        """Something other than steps comes now, and belongs to the duration of none."""
+        self._ended = None
+
+    def begin(self, rows: Ints, *, measure: bool = False) -> None:
+        """A step starts: its batch, of which rank i has rows[i], is about to be loaded.
+
+        Args:
+            rows: Rows of each rank.
+            measure: Whether its gradients are to be measured; the same on every rank.
+        """
+        assert self._probe is not None
+        self._probe.begin(rows, measure=measure)
         measured = self._last_rows if self._cuda else rows
-        self._step = _Step(rows=rows, measured_rows=measured, watch=Stopwatch(self._cuda))
+        self._step = _Step(rows=rows, measured_rows=measured, watch=Stopwatch(self._cuda), before=self._last)
         self._step.watch.mark()
 
     def _forward(self, *inputs: Any, **kwargs: Any) -> Any:
@@ -220,11 +271,24 @@ class Reducer:
         self._step.watch.mark()
         if self._step.table is None:
             raise RuntimeError("the backward pass reached no parameter of the prepared model")
+        assert self._probe is not None
+        self._probe.reduced()
 
     def end(self) -> StepReport | None:
         """The report of this step on a CPU, of the one before on a GPU (None for the first)."""
-        assert self._step is not None
-        self._unread.append(self._step)
+        step, probe, now = self._step, self._probe, time.perf_counter()
+        assert step is not None
+        assert probe is not None
+        period = 0.0 if self._ended is None else now - self._ended
+        self._last = _Last(
+            rows=int(step.rows.sum()),
+            period=period,
+            norms=probe.told,
+            of=probe.of,
+            cost=probe.cost / period if period else 0.0,
+        )
+        self._ended = now
+        self._unread.append(step)
         self._step = None
         return self._read(self._unread.popleft()) if len(self._unread) > self._cuda else None
 
@@ -233,16 +297,33 @@ class Reducer:
         communication = step.watch.between(1, 2)
         self._last_compute, self._last_rows = step.watch.between(0, 1), step.rows
         table = step.table.double().numpy()
+        before, gradients = step.before, None
+        if before.of is not None:
+            parts, rows = before.of
+            # Python's sum adds in one order on every machine.
+            local = sum(float(norm) * float(norm) for norm in table[:, Column.OWN])
+            whole = float(table[0, Column.WHOLE])
+            gradients = Gradients(parts=parts, rows=rows, local=local, whole=whole * whole)
+        period = float(table[0, Column.PERIOD])
         return StepReport(
+            total=int(step.rows.sum()),
             rows=step.measured_rows,
             seconds=table[:, Column.SECONDS],
             loss=float(table[:, Column.LOSS].sum()),
             leaving=table[:, Column.LEAVING] > 0,
             change=bool(table[:, Column.CHANGE].any()),
             digests=table[:, Column.DIGEST],
+            took=(before.rows, period) if period > 0 else None,
+            gradients=gradients,
+            measuring_cost=float(table[:, Column.COST].max()),
             compute_seconds=self._last_compute,
             communication_seconds=communication,
         )
+
+    def measure(self, bucket: Tensor) -> None:
+        """Take the norm of this rank's own part, in a step that is chosen for it."""
+        if self._probe is not None and self._probe.measuring:
+            self._probe.add(bucket)
 
     def reduce_last(self, bucket: Tensor) -> torch.futures.Future[Tensor]:
         """Sum the last bucket with the table behind it."""
@@ -261,8 +342,11 @@ class Reducer:
         seconds = self._last_compute if self._cuda else step.watch.between(0, 1)
         signals = self._signals
         flags = float(signals.leaving()), float(signals.change()), float(signals.digest())
-        room.mine.copy_(torch.tensor([seconds, 0.0, *flags]))
+        before = step.before
+        room.mine.copy_(torch.tensor([seconds, 0.0, *flags, before.period, 0.0, 0.0, before.cost]))
         room.mine[Column.LOSS] = step.loss
+        if before.norms is not None:
+            room.mine[Column.OWN : Column.COST] = before.norms
         # Nothing is left to overlap with: waiting here spares a callback on a thread that would need the GIL.
         dist.all_reduce(room.whole)
         step.table = room.table
@@ -278,6 +362,7 @@ class Reducer:
 
 def _reduce_bucket(reducer: Reducer, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
     """DDP's communication hook."""
+    reducer.measure(bucket.buffer())
     if bucket.is_last():
         return reducer.reduce_last(bucket.buffer())
     work = dist.all_reduce(bucket.buffer(), async_op=True)

@@ -83,9 +83,9 @@ def progress(
     cursor: Cursor, *, epochs: int, size: int, rate: float | None, loss: float | None, done: bool = False
 ) -> Progress:
     """Where `cursor` stands in `epochs` epochs over a data set of `size` samples, at `rate` samples per
-    second.
+    second. While the size is not known (0), an epoch counts when it is over.
     """
-    ratio = 1.0 if done else min(1.0, (cursor.epoch + cursor.index / max(size, 1)) / epochs)
+    ratio = 1.0 if done else min(1.0, (cursor.epoch + (cursor.index / size if size else 0)) / epochs)
     return Progress(
         epoch=min(cursor.epoch, epochs),
         epochs=epochs,
@@ -93,7 +93,7 @@ def progress(
         ratio=ratio,
         samplesPerSecond=rate,
         loss=loss,
-        etaSeconds=(1 - ratio) * epochs * size / rate if rate else None,
+        etaSeconds=(1 - ratio) * epochs * size / rate if rate and size else None,
         samples=cursor.samples,
     )
 

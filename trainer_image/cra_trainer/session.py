@@ -5,7 +5,7 @@ A whole script::
     import cra_trainer
 
     session = cra_trainer.init()                            # finds its group; one process outside a cluster
-    train, test = load_my_datasets()                        # map-style torch data sets, equal on all ranks
+    train, test = load_my_datasets()                        # torch data sets, equal on all ranks
     model = MyModel()
     settings = session.config.training.optimizer
     optimizer = cra_trainer.make_optimizer(model.parameters(), settings)
@@ -53,11 +53,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from cra_trainer import data, process, progress, state, termination
+from cra_trainer import data, process, progress, state, stream, termination
 from cra_trainer.account import Account
 from cra_trainer.allocation.ranks import RankPlanner
-from cra_trainer.allocation.shares import Floats, Ints, apportion
+from cra_trainer.allocation.shares import Floats, Ints
 from cra_trainer.allocation.strategies import make_strategy
+from cra_trainer.batching import Batching
 from cra_trainer.checkpoint import State
 from cra_trainer.config import Config, read_config
 from cra_trainer.elastic import transfer
@@ -65,6 +66,7 @@ from cra_trainer.elastic.group import Group, Membership
 from cra_trainer.elastic.roster import NOTHING
 from cra_trainer.keeper import Keeper
 from cra_trainer.measures import Measure, flatten, merge, performances
+from cra_trainer.optimizers import divides_by_root, scaled
 from cra_trainer.parallel import Reducer, Signals
 
 log = logging.getLogger("cra_trainer")
@@ -93,6 +95,7 @@ class _Batch:
 
     rows: Ints
     total: int
+    after: data.Cursor
     started: float
     reduced: bool = False
 
@@ -109,13 +112,14 @@ class Session:
         self._process, self._membership = this, membership
         self._group: Group | None = None
         ranks = config.ranks
+        self._batching = Batching(config.training, world_size=this.env.world_size)
         self._planner = RankPlanner(
             strategy=make_strategy(ranks.strategy, heads=ranks.heads, weights=ranks.weights, seed=ranks.seed),
             world_size=this.env.world_size,
-            batch_size=config.training.batch_size,
+            batch_size=self._batching.size,
         )
         self._keeper = Keeper(this, config.checkpoint)
-        self._account = Account(this.readings, self._planner, epochs=config.training.epochs)
+        self._account = Account(this.readings, self._planner, self._batching, epochs=config.training.epochs)
         self._position = state.Position()
         self._prepared: tuple[state.Parts, Reducer] | None = None
         self._batch: _Batch | None = None
@@ -160,7 +164,10 @@ class Session:
                 "session.prepare(): was called before; prepare model, optimizer and all else at once"
             )
         model.to(self.device)
-        parts = state.Parts(model=model, optimizer=optimizer, extras=extras, planner=self._planner)
+        self._batching.by_root = divides_by_root(optimizer)
+        parts = state.Parts(
+            model=model, optimizer=optimizer, extras=extras, planner=self._planner, batching=self._batching
+        )
         state.check(parts)
         self._position = self._keeper.restore(parts)
         signals = Signals(
@@ -185,6 +192,8 @@ class Session:
         empty = self._group is None and group.rank > 0
         while True:
             before, self._group = self._group, group
+            self._batching.resize(group.world_size)
+            self._planner.rebatch(self._batching.size)
             if before is not None or empty:
                 nobody = [-1] * group.world_size
                 self._planner.resize(nobody if before is None else group.plan.kept(before.plan))
@@ -231,12 +240,13 @@ class Session:
                 self._position = self._position.next_epoch()
 
     def batches(
-        self, dataset: data.MapDataset, *, collate: Callable[[list[Any]], Any] = default_collate
+        self, dataset: stream.Dataset, *, collate: Callable[[list[Any]], Any] = default_collate
     ) -> Iterator[Any]:
         """This rank's batches of the rest of the epoch, on its device.
 
         Args:
-            dataset: The training set, the same on every rank.
+            dataset: The training set, the same on every rank: map-style, iterable, or iterable in shards, as
+                described in `cra_trainer.stream`.
             collate: Makes a batch of a list of samples; not used for a `TensorDataset`.
 
         Raises:
@@ -244,27 +254,29 @@ class Session:
             SystemExit: With code 143, on every rank after the same step, when any rank got SIGTERM.
         """
         _, reducer = self._use("batches")
-        size = self._account.size = len(dataset)
-        if not size:
-            raise SessionError("session.batches(): the data set is empty; give at least one sample")
-        training = self.config.training
-        epoch = self._position.cursor.epoch
-        order = data.permutation(size, seed=training.seed, epoch=epoch)
+        reducer.rest()
+        seed, cursor = self.config.training.seed, self._position.cursor
+        epoch = cursor.epoch
+        source = stream.open_source(dataset, cursor, seed=seed, collate=collate)
+        self._account.size = source.size
         # The epoch may be over because others were further when the group broke.
-        while self._position.cursor.epoch == epoch and (start := self._position.cursor.index) < size:
-            total = min(training.batch_size, size - start)
+        while (cursor := self._position.cursor).epoch == epoch:
+            started = time.perf_counter()
+            state.seed_step(seed, step=cursor.step, rank=self.rank)
+            source.seek(cursor)
+            total = source.peek(self._batching.size)
+            if not total:
+                # Now it is known at the latest.
+                self._account.size = source.size or cursor.index
+                break
             rows = self._planner.rows(total)
-            reducer.begin(rows)
+            reducer.begin(rows, measure=self._batching.due(cursor.step))
             self._membership.computing(True)
-            self._batch = _Batch(rows=rows, total=total, started=time.perf_counter())
-            state.seed_step(training.seed, step=self._position.cursor.step, rank=self.rank)
-            part = data.slice_of(rows, self.rank)
-            mine = order[start + part.start : start + part.stop]
-            if not len(mine):
-                # The reduction needs every rank: one without a row computes one that will weigh nothing.
-                mine = order[start : start + 1]
-            yield data.to_device(data.fetch(dataset, mine, collate), self.device)
+            self._batch = _Batch(rows=rows, total=total, after=source.after(total), started=started)
+            yield data.to_device(source.take(rows, self.rank), self.device)
             self._settle()
+        if not cursor.samples:
+            raise SessionError("session.batches(): the data set is empty; give at least one sample")
 
     def backward(self, loss: Tensor) -> None:
         """Backward pass; on return the gradients are the mean over the global batch, on every rank.
@@ -301,13 +313,15 @@ class Session:
         if reducer.failed:
             self._batch, self._undo = None, state.Undo.of(parts)
             return
-        parts.optimizer.step()
+        factor = self._batching.factor(batch.total)
+        with scaled(parts.optimizer, factor):
+            parts.optimizer.step()
         parts.optimizer.zero_grad(set_to_none=True)
         self._batch = None
         seconds = time.perf_counter() - batch.started
         self._position = replace(
             self._position,
-            cursor=self._position.cursor.advance(batch.total),
+            cursor=batch.after,
             seconds=self._position.seconds + seconds,
         )
         self._account.step(
@@ -315,28 +329,34 @@ class Session:
             total=batch.total,
             seconds=seconds,
             number=self._position.cursor.step,
+            factor=factor,
         )
         report = reducer.end()
         if report is not None:
             self._account.take(report)
             self._planner.observe(report.rows, report.seconds, report.digests)
+            self._batching.observe(
+                rows=report.total,
+                took=report.took,
+                gradients=report.gradients,
+                cost=report.measuring_cost,
+            )
+            self._planner.rebatch(self._batching.size)
             self._stop = self._stop or bool(report.leaving[0])
             self._change = self._change or report.change or bool(report.leaving.any())
             self._leave = self._leave or bool(report.leaving[self.rank])
 
     def shard(
         self,
-        dataset: data.MapDataset,
+        dataset: stream.Dataset,
         *,
         batch_size: int = 256,
         collate: Callable[[list[Any]], Any] = default_collate,
     ) -> Iterator[Any]:
         """This rank's part of a data set to evaluate, as large as its share, in batches on its device."""
-        rows = apportion(self._planner.rows(self.config.training.batch_size), len(dataset))
-        part = data.slice_of(rows, self.rank)
-        for start in range(part.start, part.stop, batch_size):
-            indices = torch.arange(start, min(start + batch_size, part.stop))
-            yield data.to_device(data.fetch(dataset, indices, collate), self.device)
+        shares = self._planner.full
+        for batch in stream.deal(dataset, shares, self.rank, batch_size=batch_size, collate=collate):
+            yield data.to_device(batch, self.device)
 
     def report(self, **measures: Measure) -> dict[str, float]:
         """Tell how good the model is, which may end the training; every rank calls it, with the same names.

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from cra_trainer.allocation.ranks import RankPlanner
+from cra_trainer.batching import Batching
 from cra_trainer.checkpoint import State, snapshot
 from cra_trainer.data import Cursor, mix
 from cra_trainer.elastic.roster import Standing
@@ -64,6 +65,7 @@ class Parts:
     optimizer: torch.optim.Optimizer
     extras: Mapping[str, Stateful]
     planner: RankPlanner
+    batching: Batching
 
 
 def live(parts: Parts, position: Position) -> State:
@@ -72,6 +74,7 @@ def live(parts: Parts, position: Position) -> State:
         "model": parts.model.state_dict(),
         "optimizer": parts.optimizer.state_dict(),
         "extras": {name: extra.state_dict() for name, extra in parts.extras.items()},
+        "batching": parts.batching.state_dict(),
         "planner": parts.planner.state_dict(),
         "position": asdict(position),
     }
@@ -110,6 +113,8 @@ def restore(state: State, parts: Parts) -> Position:
             raise KeyError(f"it holds {sorted(state['extras'])}, the script prepared {sorted(parts.extras)}")
         for name, extra in parts.extras.items():
             extra.load_state_dict(state["extras"][name])
+        parts.batching.load_state_dict(state["batching"])
+        parts.planner.rebatch(parts.batching.size)
         parts.planner.load_state_dict(state["planner"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"the checkpoint does not fit this script: {error}") from error

@@ -30,8 +30,8 @@ from typing import Any, Protocol, cast
 
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from cra_trainer.allocation.shares import Ints
-from cra_trainer.data import Cursor, MapDataset, fetch, permutation, slice_of
+from cra_trainer.allocation.shares import Ints, apportion
+from cra_trainer.data import Cursor, MapDataset, chunks, fetch, permutation, slice_of
 
 Collate = Callable[[list[Any]], Any]
 
@@ -83,13 +83,17 @@ def open_source(dataset: Dataset, cursor: Cursor, *, seed: int, collate: Collate
         raise TypeError("expected a data set, got a DataLoader: give its data set, the session makes batches")
     if isinstance(dataset, Iterator):
         raise TypeError("expected a data set that can be iterated once per epoch, got an iterator")
-    # NB: torch's IterableDataset inherits a __getitem__ that only raises.
-    iterable = isinstance(dataset, IterableDataset)
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not iterable:
+    if _is_indexed(dataset):
         return _Indexed(cast(MapDataset, dataset), cursor, seed, collate)
     if hasattr(dataset, "shards") or hasattr(dataset, "__iter__"):
         return _Streamed(dataset, cursor, seed, collate)
     raise TypeError(f"expected a data set, got a {type(dataset).__name__}, which has no samples")
+
+
+def _is_indexed(dataset: Dataset) -> bool:
+    # NB: torch's IterableDataset inherits a __getitem__ that only raises.
+    indexed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    return indexed and not isinstance(dataset, IterableDataset)
 
 
 class _Indexed:
@@ -186,3 +190,29 @@ def _length(dataset: Any) -> int:
         return len(dataset)
     except (TypeError, NotImplementedError):
         return 0
+
+
+def deal(
+    dataset: Dataset, shares: Ints, rank: int, *, batch_size: int, collate: Collate = default_collate
+) -> Iterator[Any]:
+    """A rank's part of a data set, in its own order, in batches of about `batch_size`: for evaluation.
+
+    Args:
+        dataset: Of any of the three kinds.
+        shares: What the ranks' parts are proportional to.
+        rank: Whose part.
+        batch_size: Most samples of a batch; of what can only be iterated, most on average over the ranks.
+        collate: Makes a batch of a list of samples.
+    """
+    if _is_indexed(dataset):
+        indexed = cast(MapDataset, dataset)
+        part = slice_of(apportion(shares, len(indexed)), rank)
+        for indices in chunks(part, batch_size):
+            yield fetch(indexed, indices, collate)
+        return
+    source = open_source(dataset, Cursor(), seed=0, collate=collate)
+    while total := source.peek(batch_size * len(shares)):
+        rows = apportion(shares, total)
+        if rows[rank]:
+            yield source.take(rows, rank)
+        source.seek(source.after(total))

@@ -27,6 +27,10 @@ HELP = {
     "loss": "Mean loss of the last step over the global batch",
     "eta_seconds": "Seconds until the training is done at the present rate",
     "samples_per_second": "Samples that all ranks train per second",
+    "batch_size": "Samples of the next global batch",
+    "learning_rate_factor": "What the learning rate was multiplied with in the last step, for its batch size",
+    "noise_scale": "Gradient noise scale: the batch at which noise and gradient are of one size, in samples",
+    "scale_invariant_steps": "Steps of size batchSize that the steps so far are worth",
     "share_ratio": "Part of the global batch that this rank trains",
     "weight_ratio": "Attention weight of this rank, before its capability",
     "performance": "Performance P of this rank at the last report",
@@ -70,6 +74,10 @@ class Readings:
     loss: float | None = None
     eta_seconds: float | None = None
     samples_per_second: float | None = None
+    batch_size: int | None = None
+    learning_rate_factor: float | None = None
+    noise_scale: float | None = None
+    scale_invariant_steps: float | None = None
     checkpoint_step: int | None = None
     checkpoint_timestamp_seconds: float | None = None
     pause_seconds: float | None = None

@@ -54,7 +54,7 @@ class RankPlanner:
         self._interval = max(10, world_size // 16)
         self._unit_seconds: list[Floats] = []
         self.allocation = strategy.allocate(self._observe_nodes())
-        self._full = self._apportion(self.allocation)
+        self._full = self._apportion(self.allocation.shares)
         self._pending: tuple[Ints, Allocation] | None = None
 
     @property
@@ -86,7 +86,16 @@ class RankPlanner:
         self._unit_seconds.clear()
         self._interval = max(10, self._world_size // 16)
         self.allocation = self._strategy.allocate(self._observe_nodes())
-        self._full = self._apportion(self.allocation)
+        self._full = self._apportion(self.allocation.shares)
+
+    def rebatch(self, batch_size: int) -> None:
+        """Plan for another global batch; every rank does so after the same step."""
+        if batch_size == self.batch_size:
+            return
+        self.batch_size, self._pending = batch_size, None
+        # In proportion to the whole rows of before: in these the ranks agree, in shares nearly.
+        self._full = self._apportion(self._full)
+        self._unit_seconds.clear()
 
     @property
     def full(self) -> Ints:
@@ -97,10 +106,10 @@ class RankPlanner:
         """Go by these rows: those of one rank, so that a new group agrees from its first step."""
         self._full = rows
 
-    def _apportion(self, allocation: Allocation) -> Ints:
+    def _apportion(self, shares: Floats | Ints) -> Ints:
         """Whole rows; every rank has at least one while there are enough."""
         lo = 1 if self.batch_size >= self._world_size else 0
-        return apportion(allocation.shares, self.batch_size, lo=lo)
+        return apportion(shares, self.batch_size, lo=lo)
 
     def observe(self, rows: Ints, seconds: Floats, digests: Floats) -> None:
         """Take in one step's numbers of all ranks, the same on every rank, and plan when it is time.
@@ -137,7 +146,7 @@ class RankPlanner:
         self._strategy.learn(nodes, np.stack(self._unit_seconds))
         self._unit_seconds.clear()
         allocation = self._strategy.allocate(nodes)
-        full = self._apportion(allocation)
+        full = self._apportion(allocation.shares)
         if (self._full / allocation.shares).max() > (1 + GAIN) * (full / allocation.shares).max():
             self._pending = full, allocation
 
