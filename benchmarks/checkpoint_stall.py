@@ -3,11 +3,12 @@
 A model of 10 M parameters trains with Adam on all cores, so a checkpoint has 120 MB and its writer has to
 share. Three ways take turns in one run: saved and synced between two steps as a plain script would; written
 in the background; and that with the snapshot in the memory of the one before, which is how the trainer does
-it. Between them are steps without a checkpoint, whose median is what a step takes.
+it. Before each are steps without a checkpoint, whose median is what a step takes then.
 
-What a checkpoint costs is all that the steps took longer, from its snapshot to the end of its writing; at the
-default interval that is spread over a minute of steps. The worst step is the one that had to wait longest, as
-a part of what a step takes; the same is given for steps without a checkpoint, which is the machine's noise.
+What a checkpoint costs is all that the steps took longer than the ones before them, from its snapshot to the
+end of its writing; at the default interval that is spread over a minute of steps. The worst step is the one
+that took longest; the same is given for the steps without a checkpoint, which is the machine's noise. All are
+medians over the rounds.
 
     make bench NAME=checkpoint_stall
 """
@@ -17,6 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -28,10 +30,10 @@ from benchmarks.report import describe_machine, print_figures, print_table
 from cra_trainer.checkpoint import Checkpoints, State, snapshot
 from cra_trainer.config import Checkpointing
 
-ROUNDS = 8
-IDLE_STEPS = 8
+ROUNDS = 12
+IDLE_STEPS = 10
 WARM_UP = 5
-BATCH = 512
+BATCH = 64
 WIDTH = 2048
 
 
@@ -45,14 +47,16 @@ class Training:
         self.optimizer = torch.optim.Adam(self.model.parameters())
         self._x, self._y = torch.randn(BATCH, WIDTH), torch.randint(800, (BATCH,))
 
-    def step(self, boundary: Callable[[], object] = lambda: None) -> float:
-        """One step and what comes after it; returns its seconds."""
+    def step(self, boundary: Callable[[], object] = lambda: None) -> tuple[float, float]:
+        """One step and what comes after it; returns the seconds of both together, and of the latter."""
         start = time.perf_counter()
         functional.cross_entropy(self.model(self._x), self._y).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.optimizer.zero_grad()
+        stepped = time.perf_counter()
         boundary()
-        return time.perf_counter() - start
+        end = time.perf_counter()
+        return end - start, end - stepped
 
     def live(self) -> State:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -98,56 +102,75 @@ class Background:
         )
 
 
-def measure(directory: Path) -> tuple[list[float], dict[str, list[list[float]]]]:
-    """Seconds of steps without a checkpoint, and for each way those of every checkpoint."""
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One checkpoint: seconds of the steps before it, of its snapshot and of the steps until it is written."""
+
+    before: list[float]
+    snapshot: float
+    during: list[float]
+
+    @property
+    def step(self) -> float:
+        return median(self.before)
+
+    @property
+    def cost(self) -> float:
+        return sum(self.during) - len(self.during) * self.step
+
+
+def measure(directory: Path) -> dict[str, list[Sample]]:
+    """The checkpoints of each way."""
     training = Training()
     ways: dict[str, Synchronous | Background] = {
-        "between two steps": Synchronous(training, directory / "synchronous"),
-        "in the background": Background(training, directory / "fresh", reuse=False),
-        "and into the same memory": Background(training, directory / "reused", reuse=True),
+        "synchronous": Synchronous(training, directory / "synchronous"),
+        "fresh_memory": Background(training, directory / "fresh", reuse=False),
+        "trainer": Background(training, directory / "reused", reuse=True),
     }
     for _ in range(WARM_UP):
         training.step()
     for way in ways.values():
         way.save()
         way.wait()
-    idle: list[float] = []
-    loaded: dict[str, list[list[float]]] = {name: [] for name in ways}
+    samples: dict[str, list[Sample]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, way in ways.items():
-            idle += [training.step() for _ in range(IDLE_STEPS)]
-            during = [training.step(way.save)]
+            before = [training.step()[0] for _ in range(IDLE_STEPS)]
+            first, saving = training.step(way.save)
+            during = [first]
             while way.busy:
-                during.append(training.step())
-            loaded[name].append(during)
-    return idle, loaded
+                during.append(training.step()[0])
+            samples[name].append(Sample(before=before, snapshot=saving, during=during))
+    return samples
 
 
 def main() -> None:
     directory = Path(tempfile.mkdtemp())
     try:
-        idle, loaded = measure(directory)
+        samples = measure(directory)
     finally:
         shutil.rmtree(directory)
     print(describe_machine(torch=torch.__version__))
-    step, interval = median(idle), Checkpointing().interval_seconds
+    every = [sample for way in samples.values() for sample in way]
+    step, interval = median(sample.step for sample in every), Checkpointing().interval_seconds
     print(f"a step takes {step * 1e3:.0f} ms, a checkpoint is made every {interval:.0f} s\n")
+    titles = ("between two steps", "in the background", "and into the same memory")
     rows, figures = [], {"step_ms": step * 1e3}
-    names = dict(zip(loaded, ("synchronous", "fresh_memory", "trainer"), strict=True))
-    for name, checkpoints in loaded.items():
-        cost = median(sum(seconds) - len(seconds) * step for seconds in checkpoints)
-        share = cost / interval * 100
-        worst = median(max(seconds) / step - 1 for seconds in checkpoints) * 100
-        rows.append([name, f"{cost * 1e3:.0f}", f"{share:.2f}", f"{worst:.0f}"])
+    for title, (name, way) in zip(titles, samples.items(), strict=True):
+        held = median(sample.snapshot for sample in way) * 1e3
+        cost = median(sample.cost for sample in way)
+        stall = cost / interval * 100
+        worst = median(max(sample.during) / sample.step - 1 for sample in way) * 100
+        rows.append([title, f"{held:.0f}", f"{cost * 1e3:.0f}", f"{stall:.2f}", f"{worst:.0f}"])
         figures |= {
-            f"{names[name]}_cost_ms": cost * 1e3,
-            f"{names[name]}_stall_percent": share,
-            f"{names[name]}_worst_step_percent": worst,
+            f"{name}_held_ms": held,
+            f"{name}_cost_ms": cost * 1e3,
+            f"{name}_stall_percent": stall,
+            f"{name}_worst_step_percent": worst,
         }
-    chunks = [idle[i : i + IDLE_STEPS] for i in range(0, len(idle), IDLE_STEPS)]
-    noise = median(max(chunk) / step - 1 for chunk in chunks) * 100
-    rows.append([f"no checkpoint, worst of {IDLE_STEPS} steps", "", "", f"{noise:.0f}"])
-    print_table(["checkpoint", "cost ms", "of the interval %", "worst step +%"], rows)
+    noise = median(max(sample.before) / sample.step - 1 for sample in every) * 100
+    rows.append(["none", "", "", "", f"{noise:.0f}"])
+    print_table(["checkpoint", "held ms", "cost ms", "of the interval %", "worst step +%"], rows)
     print_figures("checkpoint_stall", figures | {"noise_worst_step_percent": noise})
 
 

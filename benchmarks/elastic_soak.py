@@ -31,6 +31,7 @@ RESIZES, KILLS = 200, 20
 LARGEST = 4
 FIXED, SEEDS = 2, (0, 1, 2)
 PACE = 0.02
+BETWEEN = 1.0  # at most so many seconds from one resize to the next
 SETTLED = 20  # resizes after which memory is looked at first
 WINDOW = 20  # resizes over which memory is averaged
 MODULE = "benchmarks.scripts.soak"
@@ -98,6 +99,7 @@ def resized(directory: Path) -> Soak:
             group.wait_left(leaving)
             _wait_taken_in(group)
             done.resizes += 1
+            time.sleep(choose.uniform(0.0, BETWEEN))
             _look_at(group.leader, done)
         end.touch()
         group.wait_end(seconds=600)
@@ -177,7 +179,7 @@ def main() -> None:
     print(
         f"{RESIZES} resizes between 1 and {LARGEST} processes over gloo, {KILLS} kills; "
         f"{soak.SAMPLES} samples, global batch {soak.BATCH}; load {os.getloadavg()[0]:.1f}; "
-        "takes about ten minutes\n",
+        "takes about seven minutes\n",
         flush=True,
     )
     with tempfile.TemporaryDirectory(prefix="elastic-soak-") as scratch:

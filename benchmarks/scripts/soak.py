@@ -41,7 +41,7 @@ def make_dataset() -> TensorDataset:
     """A function with noise: the least loss is about that of the noise, 1/4."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(SAMPLES, INPUTS, generator=generator)
-    y = torch.sin(x @ torch.randn(INPUTS, generator=generator))
+    y = torch.sin(x @ torch.randn(INPUTS, generator=generator) / 2)
     noise = 0.5 * torch.randn(SAMPLES, generator=generator)
     return TensorDataset(x, y + noise, torch.arange(SAMPLES))
 

@@ -11,8 +11,8 @@ from benchmarks.steps import StepLog
 def main() -> None:
     session = cra_trainer.init()
     dataset, inner = task.make_dataset(), task.make_model()
-    adam = torch.optim.Adam(inner.parameters(), lr=1e-4)
-    model, optimizer = session.prepare(inner, adam)
+    sgd = torch.optim.SGD(inner.parameters(), lr=1e-3, momentum=0.9)
+    model, optimizer = session.prepare(inner, sgd)
     log, step, epoch = StepLog(), 0, 0
 
     def stepped(*_: object) -> None:

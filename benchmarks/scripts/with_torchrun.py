@@ -22,7 +22,7 @@ def main() -> None:
     torch.manual_seed(0)
     dataset, inner = task.make_dataset(), task.make_model()
     model = DistributedDataParallel(inner)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     epoch = step = 0
     if snapshot.exists():
         saved = torch.load(snapshot, weights_only=True)
