@@ -9,6 +9,7 @@ machinery, so that there is one code path.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -19,6 +20,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -45,12 +47,22 @@ FORMING = timedelta(seconds=20)
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One group, as seen from this process."""
+    """One group, as seen from this process.
+
+    Attributes:
+        plan: Its members.
+        rank: This process's.
+        device: Where this process computes.
+        store: Where its ranks find each other.
+        own_ports: Ports of this process whose connections are none of the group's.
+    """
 
     plan: Plan
     rank: int
     device: torch.device
     store: Store = field(repr=False)
+    own_ports: frozenset[int] = frozenset()
+    _links: list[int] = field(default_factory=list, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -69,8 +81,12 @@ class Group:
         Raises:
             RuntimeError: One of them did not come in time, or is gone already.
         """
-        if not dist.is_initialized():
-            _connect(self.device, self.store, self.rank, self.world_size)
+        if dist.is_initialized():
+            return
+        before = _open_files()
+        _connect(self.device, self.store, self.rank, self.world_size)
+        with self._lock:
+            self._links.extend(f for f in _open_files() - before if _is_link(f, self.own_ports))
 
     def gather(self, values: list[float]) -> Floats:
         """Every rank's list of numbers, [world_size, len(values)], on every rank."""
@@ -85,14 +101,22 @@ class Group:
         return np.asarray(told.numpy())
 
     def abort(self) -> None:
-        """Free whoever is in one of its collectives; called by another thread."""
+        """Free whoever is in one of its collectives; called by another thread.
+
+        NB: gloo's own abort does nothing (torch 2.15). A rank that waits for one that hangs is freed by
+        shutting its connections down under gloo, as if the other had died.
+        """
         with self._lock:
-            if dist.is_initialized():
-                dist.distributed_c10d._get_default_group().abort()
+            for file in self._links:
+                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(file)) as link:
+                    link.shutdown(socket.SHUT_RDWR)
+            if self.device.type == "cuda" and dist.is_initialized():
+                dist.distributed_c10d._abort_process_group()
 
     def end(self) -> None:
         """Take its connections down."""
         with self._lock:
+            self._links.clear()
             if dist.is_initialized():
                 dist.destroy_process_group()
 
@@ -119,6 +143,7 @@ class Membership:
         self._coordinator: Coordinator | None = None
         self._member: Member | None = None
         self._store: Store = HashStore()
+        self._own_ports: set[int] = set()
         if not env.launched:
             return
         _choose_interface(env)
@@ -133,6 +158,7 @@ class Membership:
             self._coordinator = Coordinator(env.pod_ip or "0.0.0.0")
             self._store.set("coordinator", str(self._coordinator.port))
         coordinator = int(self._store.get("coordinator"))
+        self._own_ports = {port, coordinator, env.metrics_port or 0}
         self._member = Member(
             (address, coordinator), on_plan=on_member, on_abort=self._abort, on_exclusion=on_exclusion
         )
@@ -206,7 +232,13 @@ class Membership:
 
     def _seat(self, plan: Plan) -> Group:
         store = PrefixStore(f"group/{plan.number}", self._store)
-        self._group = Group(plan=plan, rank=plan.rank(self.uid), device=self.device, store=store)
+        self._group = Group(
+            plan=plan,
+            rank=plan.rank(self.uid),
+            device=self.device,
+            store=store,
+            own_ports=frozenset(self._own_ports),
+        )
         return self._group
 
     def _abort(self) -> None:
@@ -222,7 +254,7 @@ def _connect(device: torch.device, store: Store, rank: int, world_size: int) -> 
         world_size=world_size,
         timeout=FORMING,
     )
-    dist.distributed_c10d._set_pg_timeout(TIMEOUT)
+    dist.set_timeout(TIMEOUT)
 
 
 def _warm_up(device: torch.device) -> None:
@@ -234,6 +266,20 @@ def _warm_up(device: torch.device) -> None:
     model(torch.ones(1, 1, device=device)).sum().backward()
     del model
     dist.destroy_process_group()
+
+
+def _open_files() -> set[int]:
+    return {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+
+
+def _is_link(file: int, own_ports: frozenset[int]) -> bool:
+    """Whether an open file is a connection to a peer, and none of those on ports of our own."""
+    try:
+        with socket.socket(fileno=os.dup(file)) as link:
+            ports = {link.getsockname()[1], link.getpeername()[1]}
+    except OSError:  # Not a socket, or not connected, or closed by now.
+        return False
+    return not ports & own_ports
 
 
 def _choose_interface(env: Env) -> None:
