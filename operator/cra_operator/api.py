@@ -95,6 +95,7 @@ class ScalingSpec(Model):
     policy: Policy = "static"
     mode: Mode = "Auto"
     cooldown_seconds: int = 60
+    elastic: bool | None = None
 
 
 class ObjectiveSpec(Model):
@@ -220,6 +221,12 @@ class JobSpec(Model):
     ttl_seconds_after_finished: int | None = None
     managed_by: str | None = None
 
+    @property
+    def elastic(self) -> bool:
+        """Whether pods may join and leave while training goes on: as told, else true of workloads."""
+        told = self.scaling.elastic
+        return self.workload is not None if told is None else told
+
 
 class Condition(Model):
     """One aspect of the job's state, as `metav1.Condition`."""
@@ -243,8 +250,17 @@ class Display(Model):
     reward: str | None = None
 
 
+class RunStatus(Model):
+    """The present run: the pods that share one training in memory since it started from a checkpoint."""
+
+    gpus: int | None = None
+    joining: int | None = None
+    missed_gpus: int | None = None
+    setbacks: int | None = None
+
+
 class WorkerStatus(Model):
-    """One pod of the current generation. Shares and weights are fractions of 1; performance is samples/s."""
+    """One pod that trains. Shares and weights are fractions of 1; performance is samples/s."""
 
     rank: int
     pod: str | None = None
@@ -332,6 +348,7 @@ class JobStatus(Model):
     desired_gpus: int | None = None
     selector: str | None = None
     generation: int | None = None
+    run: RunStatus | None = None
     workers: list[WorkerStatus] = []
     progress: Progress | None = None
     utilization: float | None = None
@@ -342,6 +359,8 @@ class JobStatus(Model):
     restarts: int | None = None
     failures: int | None = None
     gpu_seconds: float | None = None
+    gpu_seconds_time: Time | None = None
+    pause_seconds: float | None = None
     start_time: Time | None = None
     running_time: Time | None = None
     completion_time: Time | None = None

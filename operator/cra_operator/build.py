@@ -14,7 +14,7 @@ from typing import Any
 
 from cra_operator import names
 from cra_operator.api import API_VERSION, KIND, Job
-from cra_operator.sizing import Size
+from cra_operator.sizing import Cohort
 
 Manifest = dict[str, Any]
 
@@ -92,35 +92,25 @@ def claim(job: Job) -> Manifest | None:
     }
 
 
-def pod(
-    job: Job,
-    *,
-    generation: int,
-    rank: int,
-    size: Size,
-    image: str,
-    image_pull_policy: str,
-    gpu_seconds: float,
-) -> Manifest:
-    """The pod of one rank of one generation.
+def pod(job: Job, *, cohort: Cohort, rank: int, image: str, image_pull_policy: str) -> Manifest:
+    """One pod of a cohort.
 
     Args:
         job: The owner.
-        generation: Number of this set of pods.
-        rank: Index of the pod within the set.
-        size: Size of the whole set.
+        cohort: The pods that are created together.
+        rank: Place of the pod in the run.
         image: Trainer image for built-in workloads.
         image_pull_policy: Pull policy for that image.
-        gpu_seconds: GPU-seconds that the job burnt before this generation.
     """
     template = _template(job, image, image_pull_policy)
     spec: Manifest = template["spec"]
     metadata: Manifest = template.get("metadata") or {}
-    name = names.pod_name(job.metadata.name, generation, rank)
+    name = names.pod_name(job.metadata.name, cohort.generation, rank)
     labels = {
         **(metadata.get("labels") or {}),
         **_labels(job),
-        names.GENERATION_LABEL: str(generation),
+        names.GENERATION_LABEL: str(cohort.generation),
+        names.RUN_LABEL: str(cohort.run),
         names.RANK_LABEL: str(rank),
     }
     annotations = {
@@ -128,9 +118,10 @@ def pod(
         "prometheus.io/port": str(names.METRICS_PORT),
         "prometheus.io/path": "/metrics",
         **(metadata.get("annotations") or {}),
-        names.WORKERS_ANNOTATION: str(size.workers),
-        names.GPU_SECONDS_ANNOTATION: f"{gpu_seconds:.1f}",
+        names.WORKERS_ANNOTATION: str(cohort.size.workers),
     }
+    if cohort.joins:
+        annotations[names.JOINING_ANNOTATION] = names.spell_ranks(cohort.ranks)
     spec |= {"restartPolicy": "Never", "hostname": name, "subdomain": job.metadata.name}
     if job.spec.priority_class_name is not None:
         spec["priorityClassName"] = job.spec.priority_class_name
@@ -138,7 +129,7 @@ def pod(
     spec.setdefault("enableServiceLinks", False)
     spec["tolerations"] = [*(spec.get("tolerations") or ()), *_tolerations(spec.get("tolerations") or ())]
     trainer = next(c for c in spec["containers"] if c["name"] == names.TRAINER_CONTAINER)
-    _equip(trainer, job, generation=generation, rank=rank, size=size)
+    _equip(trainer, job, cohort, rank)
     if rank == 0:
         _mount_checkpoint(spec, trainer, job)
     _restrict(spec)
@@ -170,16 +161,16 @@ def _template(job: Job, image: str, image_pull_policy: str) -> Manifest:
     return {"spec": {"containers": [trainer]}}
 
 
-def _equip(trainer: Manifest, job: Job, *, generation: int, rank: int, size: Size) -> None:
+def _equip(trainer: Manifest, job: Job, cohort: Cohort, rank: int) -> None:
     """Give the trainer container its GPUs, its port, its environment and a way to say why it failed."""
     ports = trainer.get("ports") or []
     if all(port.get("name") != names.METRICS_PORT_NAME for port in ports):
         ports = [*ports, {"name": names.METRICS_PORT_NAME, "containerPort": names.METRICS_PORT}]
-    ours = _environment(job, generation=generation, rank=rank, size=size)
+    ours = _environment(job, cohort, rank)
     overridden = {variable["name"] for variable in ours}
     users = [v for v in trainer.get("env") or () if v["name"] not in overridden]
     resources = trainer.get("resources") or {}
-    gpus = {names.GPU_RESOURCE: str(size.gpus_per_worker)}
+    gpus = {names.GPU_RESOURCE: str(cohort.size.gpus_per_worker)}
     trainer |= {
         "ports": ports,
         "env": [*users, *ours],
@@ -188,10 +179,14 @@ def _equip(trainer: Manifest, job: Job, *, generation: int, rank: int, size: Siz
     trainer.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
 
 
-def _environment(job: Job, *, generation: int, rank: int, size: Size) -> list[Manifest]:
-    """The pod contract: torchrun's variables, then ours."""
-    name, each = job.metadata.name, size.gpus_per_worker
-    master = f"{names.pod_name(name, generation, 0)}.{name}"
+def _environment(job: Job, cohort: Cohort, rank: int) -> list[Manifest]:
+    """The pod contract: torchrun's variables, then ours.
+
+    `WORLD_SIZE` counts all ranks of the run once the cohort takes part, `CRA_JOINING` the cohort's alone.
+    """
+    name, size = job.metadata.name, cohort.size
+    each = size.gpus_per_worker
+    master = f"{names.pod_name(name, cohort.run, 0)}.{name}"
     plain = {
         "MASTER_ADDR": master,
         "MASTER_PORT": names.MASTER_PORT,
@@ -206,8 +201,9 @@ def _environment(job: Job, *, generation: int, rank: int, size: Size) -> list[Ma
         "PET_MASTER_PORT": names.MASTER_PORT,
         "CRA_JOB": name,
         "CRA_NAMESPACE": job.metadata.namespace,
-        "CRA_POD": names.pod_name(name, generation, rank),
-        "CRA_GENERATION": generation,
+        "CRA_POD": names.pod_name(name, cohort.generation, rank),
+        "CRA_GENERATION": cohort.generation,
+        "CRA_JOINING": len(cohort.ranks) * each,
         "CRA_METRICS_PORT": names.METRICS_PORT,
         "CRA_CONFIG": json.dumps(trainer_config(job), separators=(",", ":")),
     }

@@ -6,14 +6,16 @@ the same input again: it never relies on having seen an event.
 
 The status is the only memory. Its phase says what the operator is about:
 
-* *settled* phases (Pending, Restarting, Suspended) have no generation at work. Pods that still live are sent
-  away; when the last is gone, the wait is over and there is room, the next generation starts.
-* *active* phases (Starting, Running, Rescaling, Suspending) have one. Its pods are created together and are
-  given up together: one that breaks ends the generation, whose cause of death is counted and written down in
-  the same breath as the phase is settled, so a failure is never counted twice.
+* *settled* phases (Pending, Restarting, Suspended) have no run at work. Pods that still live are sent away;
+  when the last is gone, the wait is over and there is room, the next run starts.
+* *active* phases (Starting, Running, Rescaling, Suspending) have one. The pods that begin it are created
+  together. One that breaks ends the run, whose cause of death is counted and written down in the same breath
+  as the phase is settled, so a failure is never counted twice. An elastic run that trains survives the loss
+  of any pod but its leader, and pods join and leave it (`lifecycle.live`).
 * *finished* phases (Succeeded, Failed) keep the pods that ended, for their logs, until the job is deleted.
 
-Pods of a generation that the status does not know were created just before a crash: their job is starting.
+Pods of a generation that the status does not know were created just before a crash: they begin a run, and
+their job is starting, or they are about to join one.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ def reconcile(world: World) -> Plan:
     if not is_ours(world.job):
         return Plan(status=world.job.status)
     draft = Draft(world.job, world.now)
-    gang.send_away_older_generations(world, draft)
-    measured.note_pods(draft, world.pods, world.current, world.nodes)
+    gang.send_away_older_runs(world, draft)
+    measured.note_pods(world, draft)
     if world.phase in FINISHED:
         ending.keep_until_deleted(world, draft)
         return draft.plan()
@@ -46,7 +48,7 @@ def reconcile(world: World) -> Plan:
         failures=status.failures or 0,
     )
     if world.phase in ACTIVE:
-        working.tend_generation(world, draft)
+        working.tend_run(world, draft)
     else:
         waiting.start_or_wait(world, draft)
     return draft.plan()

@@ -26,6 +26,28 @@ class Size:
         return f"{self.gpus} {noun} ({self.workers} x {self.gpus_per_worker})"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """Pods that are created together: those that begin a run, or those that join one.
+
+    Attributes:
+        run: Generation with which the run began.
+        generation: Number of this set of pods.
+        size: Size of the run once they take part.
+        ranks: Which of its workers they are.
+    """
+
+    run: int
+    generation: int
+    size: Size
+    ranks: tuple[int, ...]
+
+    @property
+    def joins(self) -> bool:
+        """Whether they join a run instead of beginning one."""
+        return self.generation != self.run
+
+
 def gpus_per_worker(scaling: ScalingSpec) -> int:
     """GPUs of one pod: the number, or the lower end of a range such as `1-4`."""
     return int(str(scaling.gpus_per_worker).split("-", maxsplit=1)[0])

@@ -51,9 +51,11 @@ class PodView:
     Attributes:
         job: Name of the job that it belongs to, empty for pods that are not ours.
         owner: Uid of the object that controls it.
-        generation: Generation of the job's set of pods, from its label.
-        rank: Index within the generation.
-        workers: Size of its generation in pods.
+        generation: Number of the set of pods that it was created with.
+        run: Generation with which its run began.
+        rank: Its place in the run.
+        workers: Pods of the run once its generation takes part.
+        joining: Ranks of its generation if that joins a run; empty if it begins one.
         gpus: GPUs that it requests.
         node: Node that it is bound to, empty while unscheduled.
         scheduled: When it was bound: from then on it holds its GPUs.
@@ -64,7 +66,6 @@ class PodView:
         exit: The end of the trainer container, or of the container that failed in its stead.
         reason: Pod-level reason, such as `Evicted` or `NodeLost`.
         disruption: Reason of the `DisruptionTarget` condition if it is set.
-        gpu_seconds_before: GPU-seconds of the generations before its own.
     """
 
     namespace: str
@@ -74,8 +75,10 @@ class PodView:
     job: str = ""
     owner: str = ""
     generation: int = 0
+    run: int = 0
     rank: int = 0
     workers: int = 0
+    joining: tuple[int, ...] = ()
     gpus: int = 0
     node: str = ""
     phase: PodPhase = "Pending"
@@ -90,7 +93,6 @@ class PodView:
     reason: str = ""
     message: str = ""
     disruption: str = ""
-    gpu_seconds_before: float = 0.0
 
     @property
     def key(self) -> tuple[str, str]:

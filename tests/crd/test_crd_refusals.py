@@ -208,6 +208,12 @@ REFUSED: list[tuple[str, Manifest, Mapping[str, Any], tuple[str, ...]]] = [
         ("spec.scaling.mode", '"Auto", "Recommend", "Off"'),
     ),
     (
+        "elastic-not-boolean",
+        BUILT_IN,
+        {"spec.scaling.elastic": "yes"},
+        ("spec.scaling.elastic", "must be of type boolean"),
+    ),
+    (
         "cooldown-negative",
         BUILT_IN,
         {"spec.scaling.cooldownSeconds": -1},

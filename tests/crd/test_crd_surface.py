@@ -38,6 +38,11 @@ STATUS: Manifest = {
         {"rank": 0, "pod": "built-in-1-0", "share": 0.5},
         {"rank": 1, "pod": "built-in-1-1", "share": 0.5},
     ],
+    "generation": 2,
+    "run": {"gpus": 4, "joining": 2, "missedGPUs": 8, "setbacks": 1},
+    "gpuSeconds": 1.5,
+    "gpuSecondsTime": "2026-01-01T00:00:00Z",
+    "pauseSeconds": 0.31,
 }
 
 

@@ -48,12 +48,6 @@ FROZEN: list[tuple[str, Manifest, Mapping[str, Any], str]] = [
         {"spec.template.metadata.labels": {"team": "text"}},
         "spec.template is immutable",
     ),
-    (
-        "gpus-per-worker",
-        BUILT_IN,
-        {"spec.scaling.gpusPerWorker": 2},
-        "spec.scaling.gpusPerWorker is immutable",
-    ),
     ("allocator", BUILT_IN, {"spec.allocator.ranks.strategy": "uniform"}, "spec.allocator is immutable"),
     ("seed", BUILT_IN, {"spec.training.seed": 1}, "spec.training is immutable"),
     ("epochs", BUILT_IN, {"spec.training.epochs": 11}, "spec.training is immutable"),
@@ -64,6 +58,8 @@ FROZEN: list[tuple[str, Manifest, Mapping[str, Any], str]] = [
 FREE: list[tuple[str, Mapping[str, Any]]] = [
     ("bounds", {"spec.scaling.minGPUs": 1, "spec.scaling.maxGPUs": 16}),
     ("pinned-size", {"spec.scaling.gpus": 4}),
+    ("gpus-per-worker", {"spec.scaling.gpusPerWorker": 2}),
+    ("elastic", {"spec.scaling.elastic": False}),
     (
         "policy",
         {

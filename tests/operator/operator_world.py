@@ -15,8 +15,8 @@ from typing import Any
 
 from cra_operator import names
 from cra_operator.actions import CreatePod, DeleteJob, DeletePod, Plan, RecordEvent, Refusal
-from cra_operator.admission import ask_for, bound_gpus, decide, free_gpus
-from cra_operator.api import Job, JobKey, JobStatus
+from cra_operator.admission import bound_gpus, decide, free_gpus
+from cra_operator.api import Job, JobKey, JobStatus, ScalingSpec
 from cra_operator.controller.observation import Observation
 from cra_operator.reconcile import reconcile
 from cra_operator.sizing import Size
@@ -55,6 +55,7 @@ def make_pod(rank: int = 0, *, generation: int = 1, workers: int = 2, **fields: 
         "owner": "uid-digits",
         "job": "digits",
         "generation": generation,
+        "run": generation,
         "rank": rank,
         "workers": workers,
         "gpus": 1,
@@ -99,10 +100,11 @@ class MiniCluster:
         return job.key
 
     def edit(self, key: JobKey, **spec: Any) -> None:
-        """Change fields of the spec by their Python names; `gpus` is that of scaling."""
+        """Change fields of the spec, or of its scaling, by their Python names."""
         job = self.jobs[key]
-        if "gpus" in spec:
-            spec["scaling"] = job.spec.scaling.model_copy(update={"gpus": spec.pop("gpus")})
+        scaling = {name: spec.pop(name) for name in ScalingSpec.model_fields if name in spec}
+        if scaling:
+            spec["scaling"] = job.spec.scaling.model_copy(update=scaling)
         meta = job.metadata.model_copy(update={"generation": job.metadata.generation + 1})
         self.jobs[key] = job.model_copy(update={"metadata": meta, "spec": job.spec.model_copy(update=spec)})
 
@@ -131,9 +133,9 @@ class MiniCluster:
         asks = []
         for job in self.jobs.values():
             about = World(job=job, pods=self.pods_of(job.key), nodes=self.nodes, image="", now=self.now)
-            size = asks_for(about)
-            if size is not None:
-                asks.append(ask_for(job, size, held=bound_gpus(about.pods)))
+            ask = asks_for(about)
+            if ask is not None:
+                asks.append(ask)
         everyone = list(self.pods.values())
         coming = [
             Size(workers=1, gpus_per_worker=pod.gpus) for pod in everyone if not pod.node and not pod.ended
@@ -196,8 +198,9 @@ class MiniCluster:
             job=meta["labels"][names.JOB_LABEL],
             generation=int(meta["labels"][names.GENERATION_LABEL]),
             rank=int(meta["labels"][names.RANK_LABEL]),
+            run=int(meta["labels"][names.RUN_LABEL]),
             workers=int(meta["annotations"][names.WORKERS_ANNOTATION]),
-            gpu_seconds_before=float(meta["annotations"][names.GPU_SECONDS_ANNOTATION]),
+            joining=names.read_ranks(meta["annotations"].get(names.JOINING_ANNOTATION, "")),
             gpus=int(limits[names.GPU_RESOURCE]),
             created=self.now,
         )
@@ -226,10 +229,10 @@ class MiniCluster:
         return tuple(pod for pod in self.pods.values() if (pod.namespace, pod.job) == key)
 
     def newest(self, key: JobKey) -> list[PodView]:
-        """Pods of the job's newest generation by rank."""
+        """Pods of the job's newest run by rank."""
         pods = self.pods_of(key)
-        generation = max((pod.generation for pod in pods), default=0)
-        return sorted((pod for pod in pods if pod.generation == generation), key=lambda pod: pod.rank)
+        run = max((pod.run for pod in pods), default=0)
+        return sorted((pod for pod in pods if pod.run == run), key=lambda pod: (pod.rank, pod.generation))
 
     def change(self, pod: PodView, **fields: Any) -> PodView:
         """Something happened to a pod."""

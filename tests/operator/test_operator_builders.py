@@ -4,23 +4,26 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cra_operator import build
+from cra_operator import build, names
 from cra_operator.api import Job
-from cra_operator.sizing import Size, wanted
+from cra_operator.sizing import Cohort, Size, wanted
 from tests.operator.operator_world import make_job
 
 
-def built(job: Job, rank: int = 0, *, generation: int = 3, workers: int = 2, each: int = 1) -> dict[str, Any]:
-    return build.pod(
-        job,
-        generation=generation,
-        rank=rank,
+def built(
+    job: Job, rank: int = 0, *, workers: int = 2, each: int = 1, joining: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    """A pod of the run that generation 3 began; with `joining`, one of generation 5, which joins it."""
+    cohort = Cohort(
+        run=3,
+        generation=5 if joining else 3,
         size=Size(workers=workers, gpus_per_worker=each),
-        image="trainer:1",
-        image_pull_policy="Never",
-        gpu_seconds=12.34,
+        ranks=joining or tuple(range(workers)),
     )
+    return build.pod(job, cohort=cohort, rank=rank, image="trainer:1", image_pull_policy="Never")
 
 
 def trainer_of(pod: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +54,7 @@ def test_names_labels_and_owner_tell_what_a_pod_is() -> None:
         "cra.dev/job": "digits",
         "cra.dev/rank": "1",
         "cra.dev/generation": "3",
+        "cra.dev/run": "3",
         "app.kubernetes.io/name": "cra-trainer",
         "app.kubernetes.io/managed-by": "cra-operator",
     }
@@ -58,6 +62,30 @@ def test_names_labels_and_owner_tell_what_a_pod_is() -> None:
     assert (owner["kind"], owner["uid"], owner["controller"]) == ("CRATrainingJob", "uid-digits", True)
     assert meta["annotations"]["prometheus.io/port"] == "8080"
     assert meta["annotations"]["cra.dev/workers"] == "2"
+    assert "cra.dev/joining" not in meta["annotations"]
+
+
+def test_a_pod_that_joins_a_run_finds_its_leader_and_knows_with_whom_it_comes() -> None:
+    pod = built(make_job(), rank=4, workers=6, each=2, joining=(1, 4, 5))
+    env = env_of(pod)
+    assert pod["metadata"]["name"] == env["CRA_POD"] == "digits-5-4"
+    assert pod["metadata"]["labels"]["cra.dev/generation"] == env["CRA_GENERATION"] == "5"
+    assert pod["metadata"]["labels"]["cra.dev/run"] == "3"
+    assert env["MASTER_ADDR"] == "digits-3-0.digits"
+    assert (env["RANK"], env["WORLD_SIZE"], env["CRA_JOINING"]) == ("8", "12", "6")
+    assert pod["metadata"]["annotations"]["cra.dev/joining"] == "1,4-5"
+    assert pod["metadata"]["annotations"]["cra.dev/workers"] == "6"
+
+
+@given(st.sets(st.integers(0, 60)))
+def test_ranks_survive_being_spelt(ranks: set[int]) -> None:
+    rising = tuple(sorted(ranks))
+    assert names.read_ranks(names.spell_ranks(rising)) == rising
+
+
+@given(st.text(max_size=8))
+def test_whatever_an_annotation_says_can_be_read(text: str) -> None:
+    names.read_ranks(text)
 
 
 def test_torchruns_variables_are_there_for_one_gpu_per_pod() -> None:
@@ -72,7 +100,7 @@ def test_torchruns_variables_are_there_for_one_gpu_per_pod() -> None:
     )
     assert (env["PET_NNODES"], env["PET_NODE_RANK"], env["PET_NPROC_PER_NODE"]) == ("2", "1", "1")
     assert (env["CRA_JOB"], env["CRA_NAMESPACE"], env["CRA_POD"]) == ("digits", "default", "digits-3-1")
-    assert env["CRA_GENERATION"] == "3"
+    assert (env["CRA_GENERATION"], env["CRA_JOINING"]) == ("3", "2")
 
 
 def test_pods_of_several_gpus_count_every_local_rank() -> None:

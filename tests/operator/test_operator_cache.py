@@ -244,8 +244,9 @@ def test_a_pod_is_read_as_the_kubelet_reports_it() -> None:
                         "cra.dev/job": "digits",
                         "cra.dev/rank": "1",
                         "cra.dev/generation": "2",
+                        "cra.dev/run": "1",
                     },
-                    "annotations": {"cra.dev/workers": "4", "cra.dev/gpu-seconds-before": "12.5"},
+                    "annotations": {"cra.dev/workers": "4", "cra.dev/joining": "1-2"},
                     "ownerReferences": [{"uid": "o", "controller": True}],
                 },
                 "spec": {
@@ -283,7 +284,7 @@ def test_a_pod_is_read_as_the_kubelet_reports_it() -> None:
     )
     assert (pod.job, pod.owner, pod.generation, pod.rank, pod.workers) == ("digits", "o", 2, 1, 4)
     assert (pod.gpus, pod.node, pod.phase, pod.disruption) == (2, "gpu-0", "Failed", "EvictionByEvictionAPI")
-    assert pod.gpu_seconds_before == 12.5
+    assert (pod.run, pod.joining) == (1, (1, 2))
     assert pod.exit is not None
     assert (pod.exit.code, pod.exit.message) == (143, "bye")
     assert pod.deleting

@@ -1,4 +1,7 @@
-"""Why pods end and what follows: the cause is found, counted or not, and tried again ever more slowly."""
+"""Why pods end and what follows: the cause is found, counted or not, and tried again ever more slowly.
+
+The jobs here are not elastic: a pod that is lost takes the run with it.
+"""
 
 import json
 from dataclasses import replace
@@ -31,7 +34,7 @@ def cause(*pods: PodView, missing: tuple[int, ...] = (), after: float = 0) -> Fa
 
 def running(**spec: Any) -> tuple[MiniCluster, JobKey]:
     cluster = MiniCluster()
-    key = cluster.apply(make_job(minimum=2, **spec))
+    key = cluster.apply(make_job(minimum=2, scaling={"elastic": False}, **spec))
     cluster.run(key)
     assert cluster.status(key).phase == "Running"
     return cluster, key

@@ -89,12 +89,21 @@ def test_ranks_that_are_left_alone_by_a_finished_rank_zero_do_not_undo_its_succe
 
 
 def test_an_error_of_another_rank_does() -> None:
-    cluster, key = running()
+    cluster, key = running(scaling={"elastic": False})
     first, second = cluster.newest(key)
     cluster.exit(first, 0, json.dumps(RESULT))
     cluster.exit(second, 1, "AssertionError: shards differ")
     cluster.settle()
     assert cluster.status(key).phase == "Restarting"
+
+
+def test_an_elastic_run_goes_on_without_the_rank_and_succeeds() -> None:
+    cluster, key = running()
+    first, second = cluster.newest(key)
+    cluster.exit(second, 1, "AssertionError: out of luck")
+    cluster.exit(first, 0, json.dumps(RESULT))
+    cluster.settle()
+    assert cluster.status(key).phase == "Succeeded"
 
 
 def test_finished_pods_are_kept_for_their_logs_and_no_gpu_is_held() -> None:

@@ -1,9 +1,10 @@
-"""Any order of anything: users edit, pods start, fail, vanish, the operator dies between any two steps.
+"""Any order of anything: users edit, pods start, join, fail, vanish, the operator dies between any two steps.
 
 Whatever happens, the rules hold at every moment; and once things calm down, every job gets where it should.
 """
 
 from collections import Counter
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ ranks = st.integers(0, 3)
 
 
 class Anything(RuleBasedStateMachine):
-    """Two jobs on GPUs that are not always enough for both."""
+    """Two jobs on GPUs that are not always enough for both: one is elastic, the other may become so."""
 
     @initialize(gpus=st.lists(st.integers(1, 4), min_size=1, max_size=3), limit=st.integers(0, 3))
     def begin(self, gpus: list[int], limit: int) -> None:
@@ -28,18 +29,26 @@ class Anything(RuleBasedStateMachine):
         self.limit = limit
         self.generations: Counter[JobKey] = Counter()
         for number, name in enumerate(NAMES, 1):
-            self.cluster.apply(make_job(name, minimum=number, maximum=4, backoffLimit=limit))
+            scaling = {"elastic": number == 2}
+            self.cluster.apply(make_job(name, minimum=number, maximum=4, backoffLimit=limit, scaling=scaling))
+        self.gpu_seconds: dict[JobKey, float] = {}
 
     def _pod(self, key: JobKey, rank: int) -> PodView | None:
-        return next((pod for pod in self.cluster.newest(key) if pod.rank == rank), None)
+        found = [pod for pod in self.cluster.newest(key) if pod.rank == rank]
+        return found[-1] if found else None
 
     @rule(key=jobs)
     def the_operator_looks(self, key: JobKey) -> None:
-        self.cluster.reconcile(key)
+        plan = self.cluster.reconcile(key)
         status = self.cluster.status(key)
         assert (status.generation or 0) >= self.generations[key], "generations only rise"
         self.generations[key] = status.generation or 0
+        assert (status.gpu_seconds or 0) >= self.gpu_seconds.get(key, 0), "what was burnt stays burnt"
+        self.gpu_seconds[key] = status.gpu_seconds or 0
         self._no_partial_gang(key)
+        kept = [pod for pod in self.cluster.newest(key) if not pod.ended and not pod.deleting]
+        held = plan.holding.gpus if plan.holding is not None else 0
+        assert held >= sum(pod.gpus for pod in kept), "no pod is kept without a promise"
 
     @rule(key=jobs)
     def all_goes_well_for_a_while(self, key: JobKey) -> None:
@@ -50,9 +59,13 @@ class Anything(RuleBasedStateMachine):
     def the_operator_dies_on_the_way(self, key: JobKey, steps: int) -> None:
         self.cluster.reconcile(key, crash_after=steps)
 
-    @rule(key=jobs, gpus=st.sampled_from([None, 3, 4]))
+    @rule(key=jobs, gpus=st.sampled_from([None, 2, 3, 4]))
     def the_user_scales(self, key: JobKey, gpus: int | None) -> None:
         self.cluster.edit(key, gpus=gpus)
+
+    @rule(key=jobs, change=st.sampled_from([{"elastic": True}, {"elastic": False}, {"gpus_per_worker": 2}]))
+    def the_user_changes_how_it_scales(self, key: JobKey, change: dict[str, Any]) -> None:
+        self.cluster.edit(key, **change)
 
     @rule(key=jobs, suspend=st.booleans())
     def the_user_suspends_or_resumes(self, key: JobKey, suspend: bool) -> None:
@@ -101,14 +114,25 @@ class Anything(RuleBasedStateMachine):
         pods = self.cluster.newest(key)
         if status.phase == "Starting":
             assert [pod.rank for pod in pods] == list(range(pods[0].workers))
+        elif status.phase == "Running":
+            listed = {worker.pod for worker in status.workers}
+            assert all(pod.name in listed for pod in pods if pod.rank == 0 and not pod.ended)
+            coming = [pod for pod in pods if pod.generation == (status.run and status.run.joining)]
+            assert not coming or coming[0].joining == tuple(pod.rank for pod in coming)
         elif status.phase not in ACTIVE:
             assert all(pod.ended or pod.deleting for pod in pods)
 
     @invariant()
-    def one_generation_at_a_time(self) -> None:
+    def one_run_at_a_time(self) -> None:
         for key in self.cluster.jobs:
-            live = {pod.generation for pod in self.cluster.pods_of(key) if not pod.ended}
-            assert len(live) <= 1, "two generations of a job never compute at once"
+            live = {pod.run for pod in self.cluster.pods_of(key) if not pod.ended}
+            assert len(live) <= 1, "two runs of a job never compute at once"
+
+    @invariant()
+    def one_pod_for_each_rank(self) -> None:
+        for key in self.cluster.jobs:
+            live = Counter(pod.rank for pod in self.cluster.pods_of(key) if not pod.ended)
+            assert not live or max(live.values()) == 1, "no rank has two pods that may compute"
 
     @invariant()
     def failures_are_bounded(self) -> None:
@@ -132,7 +156,7 @@ class Anything(RuleBasedStateMachine):
         cluster = self.cluster
         total = sum(node.gpus for node in cluster.nodes.values())
         for key in cluster.jobs:
-            cluster.edit(key, suspend=False, gpus=None)
+            cluster.edit(key, suspend=False, gpus=None, gpus_per_worker=1)
         for _ in range(20):
             cluster.wait(400)
             cluster.settle()

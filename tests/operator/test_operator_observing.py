@@ -3,7 +3,8 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlparse
@@ -59,15 +60,25 @@ def test_rank_zero_tells_the_progress_and_every_rank_its_part() -> None:
     assert progress is not None
     assert (progress.epoch, progress.epochs, progress.step, progress.samples) == (2, 8, 46, 1500)
     assert (progress.ratio, progress.loss, progress.eta_seconds) == (0.25, 0.7, 30)
-    assert {rank: worker.share for rank, worker in seen.workers.items()} == {0: 0.6, 1: 0.4}
-    assert seen.workers[0].performance == 480
+    assert {pod: worker.share for pod, worker in seen.workers.items()} == {
+        "digits-1-0": 0.6,
+        "digits-1-1": 0.4,
+    }
+    assert seen.workers["digits-1-0"].performance == 480
     assert seen.checkpoint is not None
     assert (seen.checkpoint.step, seen.checkpoint.time) == (40, START)
 
 
 def test_a_pod_of_several_ranks_is_their_sum() -> None:
     seen = look([trainer("share_ratio", 0.2), trainer("share_ratio", 0.3, rank=0, local="1")])
-    assert seen.workers[0].share == pytest.approx(0.5)
+    assert seen.workers["digits-1-0"].share == pytest.approx(0.5)
+
+
+def test_the_pause_is_rank_zeros() -> None:
+    ranks = [trainer("pause_seconds", 0.3), trainer("pause_seconds", 7.0, local="1", rank=0)]
+    ranks[1] = Sample(labels={**ranks[1].labels, "rank": "1"}, value=7.0)
+    assert look(ranks).pause_seconds == look(ranks[::-1]).pause_seconds == 0.3
+    assert look([trainer("step", 1)]).pause_seconds is None
 
 
 def test_utilization_is_the_mean_of_the_jobs_gpus() -> None:
@@ -124,15 +135,18 @@ class Source:
 
 
 def running_job(name: str = "digits", phase: str = "Running") -> Job:
-    status = JobStatus.model_validate({"phase": phase, "generation": 1})
+    workers = [{"rank": rank, "pod": f"{name}-1-{rank}"} for rank in (0, 1)]
+    status = JobStatus.model_validate({"phase": phase, "generation": 1, "workers": workers})
     return make_job(name).model_copy(update={"status": status})
 
 
-def an_observer(source: Source | None, *jobs: Job) -> tuple[Observer, list[Observation]]:
+def an_observer(
+    source: Source | None, *jobs: Job, pods: Sequence[PodView] = PODS
+) -> tuple[Observer, list[Observation]]:
     told: list[Observation] = []
 
-    def pods_of(key: JobKey) -> list[PodView]:
-        return PODS if key == KEY else []
+    def pods_of(key: JobKey) -> Sequence[PodView]:
+        return pods if key == KEY else []
 
     return Observer(source, jobs=jobs, pods_of=pods_of, on_change=lambda key, seen: told.append(seen)), told
 
@@ -155,6 +169,18 @@ async def test_only_what_looks_different_is_told() -> None:
     assert [seen.progress.step for seen in told if seen.progress] == [1, 2]
 
 
+async def test_pods_that_train_no_more_do_not_count() -> None:
+    source = Source(*(trainer("samples_total", 100, rank=rank) for rank in range(4)))
+    pods = [
+        make_pod(0),
+        replace(make_pod(1), deleted=START, deadline=START),
+        make_pod(2),  # not on the list of workers: it is about to join, or to be sent away
+    ]
+    observer, told = an_observer(source, running_job(), pods=pods)
+    await observer.look()
+    assert [seen.progress.samples for seen in told if seen.progress] == [100]
+
+
 async def test_nobody_is_asked_when_nothing_runs() -> None:
     source = Source()
     observer, told = an_observer(source, running_job(phase="Pending"))
@@ -167,9 +193,7 @@ async def test_a_prometheus_that_is_down_is_told_as_such() -> None:
     source.down = True
     observer, told = an_observer(source, running_job())
     await observer.look()
-    assert [(seen.available, seen.reason, seen.generation) for seen in told] == [
-        (False, "PrometheusUnavailable", 1)
-    ]
+    assert [(seen.available, seen.reason, seen.run) for seen in told] == [(False, "PrometheusUnavailable", 1)]
 
 
 async def test_without_a_prometheus_it_says_so() -> None:

@@ -1,4 +1,6 @@
-"""Changing the size by hand: by way of a checkpoint, only to a size that fits, and nobody takes the GPUs."""
+"""Changing the size of a script that is not elastic: by way of a checkpoint, only to a size that fits, and
+nobody takes the GPUs meanwhile.
+"""
 
 from typing import Any
 
@@ -8,7 +10,7 @@ from tests.operator.operator_world import MiniCluster, make_job, make_node
 
 def running(gpus: int = 8, **spec: Any) -> tuple[MiniCluster, JobKey]:
     cluster = MiniCluster(make_node(gpus=gpus))
-    key = cluster.apply(make_job(minimum=1, scaling={"gpus": 2}, **spec))
+    key = cluster.apply(make_job(minimum=1, scaling={"gpus": 2, "elastic": False}, **spec))
     cluster.run(key)
     return cluster, key
 
@@ -20,7 +22,9 @@ def test_scaling_leaves_with_a_checkpoint_and_starts_at_the_new_size() -> None:
     status = cluster.status(key)
     assert status.phase == "Rescaling"
     assert status.is_true("Rescaling")
-    assert status.condition("Rescaling").message == "from 2 GPUs to 4 GPUs by way of a checkpoint"  # type: ignore[union-attr]
+    assert status.condition("Rescaling").message == (  # type: ignore[union-attr]
+        "from 2 GPUs to 4 GPUs by way of a checkpoint (the script is not elastic)"
+    )
     assert all(pod.deleting for pod in cluster.newest(key))
     cluster.obey(key)
     assert [pod.name for pod in cluster.newest(key)] == [f"digits-2-{rank}" for rank in range(4)]
@@ -28,6 +32,9 @@ def test_scaling_leaves_with_a_checkpoint_and_starts_at_the_new_size() -> None:
     status = cluster.status(key)
     assert (status.phase, status.rescales, status.generation, status.gpus) == ("Running", 1, 2, 4)
     assert status.condition("Rescaling").reason == "Rescaled"  # type: ignore[union-attr]
+    assert [event.message for event in cluster.events if event.reason == "Rescaled"] == [
+        "now 4 GPUs, by way of a checkpoint"
+    ]
     assert status.failures in (None, 0), "leaving when told to is no failure"
     assert status.restarts in (None, 0)
     decision = status.last_decision

@@ -30,11 +30,15 @@ def running() -> tuple[MiniCluster, JobKey]:
 def seen(**fields: object) -> Observation:
     base: dict[str, object] = {
         "time": START,
-        "generation": 1,
+        "run": 1,
         "progress": Progress(epoch=3, epochs=10, step=60, ratio=0.374, eta_seconds=200.0, loss=0.5),
-        "workers": {0: WorkerSample(share=0.6, weight=0.5, performance=100.0), 1: WorkerSample(share=0.4)},
+        "workers": {
+            "digits-1-0": WorkerSample(share=0.6, weight=0.5, performance=100.0),
+            "digits-1-1": WorkerSample(share=0.4),
+        },
         "utilization": 0.81,
         "checkpoint": CheckpointStatus(step=50, time=START),
+        "pause_seconds": 0.31,
     }
     return Observation(**(base | fields))  # type: ignore[arg-type]
 
@@ -57,6 +61,15 @@ def test_measurements_reach_the_status_and_the_columns() -> None:
     assert status.workers[0].performance == 100.0
     assert status.last_checkpoint == CheckpointStatus(step=50, time=START)
     assert status.is_true("MetricsAvailable")
+    assert status.pause_seconds == 0.31
+
+
+def test_samples_of_ranks_that_left_were_trained_all_the_same() -> None:
+    cluster, key = running()
+    for samples in (500, 400, 600):
+        cluster.observations[key] = seen(progress=Progress(samples=samples))
+        cluster.settle()
+        assert cluster.status(key).progress.samples == max(samples, 500)  # type: ignore[union-attr]
 
 
 def test_missing_metrics_keep_the_last_values_and_are_said() -> None:
@@ -64,7 +77,7 @@ def test_missing_metrics_keep_the_last_values_and_are_said() -> None:
     cluster.observations[key] = seen()
     cluster.settle()
     cluster.observations[key] = Observation(
-        time=START, generation=1, available=False, reason="NoSamples", message="nothing there"
+        time=START, run=1, available=False, reason="NoSamples", message="nothing there"
     )
     cluster.settle()
     status = cluster.status(key)
@@ -75,9 +88,9 @@ def test_missing_metrics_keep_the_last_values_and_are_said() -> None:
     assert not status.is_true("MetricsAvailable")
 
 
-def test_measurements_of_an_earlier_generation_are_not_shown() -> None:
+def test_measurements_of_an_earlier_run_are_not_shown() -> None:
     cluster, key = running()
-    cluster.observations[key] = seen(generation=0)
+    cluster.observations[key] = seen(run=0)
     cluster.settle()
     assert cluster.status(key).progress is None
 
@@ -151,12 +164,13 @@ def test_nothing_is_written_when_nothing_changed() -> None:
 def test_gpu_seconds_alone_are_no_reason_to_write() -> None:
     cluster, key = running()
     job = cluster.jobs[key]
-    more = job.status.model_copy(update={"gpu_seconds": 99.0})
+    later = START + timedelta(seconds=99)
+    more = job.status.model_copy(update={"gpu_seconds": 99.0, "gpu_seconds_time": later})
     assert status_patch(job, more) is None
     both = more.model_copy(update={"message": "news"})
     assert status_patch(job, both) == {
         "metadata": {"uid": "uid-digits"},
-        "status": {"gpuSeconds": 99.0, "message": "news"},
+        "status": {"gpuSeconds": 99.0, "gpuSecondsTime": "2026-01-01T00:01:39Z", "message": "news"},
     }
 
 

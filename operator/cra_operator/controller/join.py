@@ -16,6 +16,7 @@ TRAINER_PREFIX = "cra_trainer_"
 TRAINER_METRICS = (
     "progress_ratio", "epoch", "epochs", "step", "loss", "eta_seconds", "samples_per_second", "samples_total",
     "share_ratio", "weight_ratio", "performance", "checkpoint_step", "checkpoint_timestamp_seconds",
+    "pause_seconds",
 )  # fmt: skip
 """What is read of the trainers' metrics, without their prefix."""
 UTILIZATION = "DCGM_FI_DEV_GPU_UTIL"
@@ -47,7 +48,7 @@ def observe(
     """Join samples to jobs by (namespace, pod).
 
     Args:
-        jobs: The pods of the current generation of every job that is looked at.
+        jobs: The pods that train of every job that is looked at.
         trainers: Samples of `TRAINER_METRICS`.
         gpus: Samples of `UTILIZATION`, in percent.
         now: The time of the look.
@@ -57,7 +58,7 @@ def observe(
     """
     owner = {pod.key: pod for pods in jobs.values() for pod in pods}
     values: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for sample in trainers:
+    for sample in sorted(trainers, key=lambda sample: sample.labels.get("rank") == "0"):
         pod = _pod_of(sample, owner)
         if pod is not None and math.isfinite(sample.value):
             name = sample.name.removeprefix(TRAINER_PREFIX)
@@ -84,24 +85,25 @@ def _observation(
     busy: Sequence[float],
     now: datetime,
 ) -> Observation:
-    generation = max((pod.generation for pod in pods), default=0)
-    seen = {pod.rank: values[pod.key] for pod in pods if pod.key in values}
+    run = max((pod.run for pod in pods), default=0)
+    seen = {pod.name: values[pod.key] for pod in pods if pod.key in values}
     if not seen:
         return Observation(
             time=now,
-            generation=generation,
+            run=run,
             available=False,
             reason="NoSamples",
             message="Prometheus has no samples of the job's pods: is it scraping them?",
         )
-    first = seen.get(0, {})
+    first = next((seen[pod.name] for pod in pods if pod.rank == 0 and pod.name in seen), {})
     return Observation(
         time=now,
-        generation=generation,
+        run=run,
         progress=_progress(first, seen.values()) if first else None,
-        workers={rank: _worker(metrics) for rank, metrics in seen.items()},
+        workers={name: _worker(metrics) for name, metrics in seen.items()},
         utilization=round(min(1.0, fmean(busy)), 4) if busy else None,
         checkpoint=_checkpoint(first),
+        pause_seconds=_last(first, "pause_seconds") or None,
     )
 
 
@@ -140,6 +142,7 @@ def _sum(metrics: Mapping[str, list[float]], name: str) -> float | None:
 
 
 def _last(metrics: Mapping[str, list[float]], name: str) -> float | None:
+    """The value of a gauge; of several ranks in one pod rank 0's, which comes last."""
     return metrics[name][-1] if name in metrics else None
 
 

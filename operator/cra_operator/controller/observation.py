@@ -24,22 +24,24 @@ class Observation:
 
     Attributes:
         time: When it was made.
-        generation: The job's generation of pods that was looked at.
+        run: The run of the pods that were looked at.
         available: Whether the trainers' metrics were there.
         reason: CamelCase word for the state of the metrics.
         message: The same for people.
         progress: As rank 0 reports it.
-        workers: By rank of the pod.
+        workers: By name of the pod.
         utilization: Mean over the job's GPUs, 0..1.
         checkpoint: The newest checkpoint that rank 0 reports.
+        pause_seconds: The last pause of training, when workers joined or left, that rank 0 reports.
     """
 
     time: datetime = field(compare=False)
-    generation: int
+    run: int
     available: bool = True
     reason: str = "Fresh"
     message: str = ""
     progress: Progress | None = None
-    workers: Mapping[int, WorkerSample] = field(default_factory=dict)
+    workers: Mapping[str, WorkerSample] = field(default_factory=dict)
     utilization: float | None = None
     checkpoint: CheckpointStatus | None = None
+    pause_seconds: float | None = None

@@ -103,7 +103,10 @@ class Observer:
                 self._on_change(key, observation)
 
     def _current(self, job: Job) -> list[PodView]:
-        return [pod for pod in self._pods_of(job.key) if pod.generation == job.status.generation]
+        """The pods that train; those that are lost or on their way out speak for the job no more."""
+        listed = {worker.pod for worker in job.status.workers}
+        pods = self._pods_of(job.key)
+        return [pod for pod in pods if pod.name in listed and not pod.ended and not pod.deleting]
 
     async def _observe(self, running: dict[JobKey, list[PodView]]) -> dict[JobKey, Observation]:
         now = datetime.now(UTC)
@@ -128,7 +131,7 @@ class Observer:
 def _blind(pods: Sequence[PodView], now: datetime, reason: str, message: str) -> Observation:
     return Observation(
         time=now,
-        generation=max((pod.generation for pod in pods), default=0),
+        run=max((pod.run for pod in pods), default=0),
         available=False,
         reason=reason,
         message=message,

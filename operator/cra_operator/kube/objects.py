@@ -197,6 +197,7 @@ def pod_view(pod: Pod) -> PodView:
     managed = labels.get(names.MANAGED_BY_LABEL) == names.APP
     deadline = meta.deletion_timestamp
     grace = timedelta(seconds=meta.deletion_grace_period_seconds or 0)
+    generation = int(_number(labels.get(names.GENERATION_LABEL)))
     assert meta.creation_timestamp is not None, "the API server stamps every pod"
     return PodView(
         namespace=meta.namespace,
@@ -205,10 +206,11 @@ def pod_view(pod: Pod) -> PodView:
         resource_version=int(meta.resource_version),
         job=labels.get(names.JOB_LABEL, "") if managed else "",
         owner=next((owner.uid for owner in meta.owner_references or () if owner.controller), ""),
-        generation=int(_number(labels.get(names.GENERATION_LABEL))),
+        generation=generation,
+        run=int(_number(labels.get(names.RUN_LABEL))) or generation,
         rank=int(_number(labels.get(names.RANK_LABEL))),
         workers=int(_number(annotations.get(names.WORKERS_ANNOTATION))),
-        gpu_seconds_before=_number(annotations.get(names.GPU_SECONDS_ANNOTATION)),
+        joining=names.read_ranks(annotations.get(names.JOINING_ANNOTATION, "")),
         gpus=_gpus(pod.spec),
         node=pod.spec.node_name,
         phase=cast(PodPhase, status.phase),

@@ -7,9 +7,8 @@ from datetime import timedelta
 _OWN_BASE = timedelta(seconds=5)
 _CLUSTER_BASE = timedelta(seconds=1)
 _CAP = timedelta(minutes=5)
-_HEALTHY_RUN = timedelta(minutes=5)
-"""A generation that lived this long shows that the cluster had recovered: the next wait starts small again.
-"""
+HEALTHY_RUN = timedelta(minutes=5)
+"""Pods that lived this long show that the cluster had recovered: the next wait starts small again."""
 
 
 def delay(*, counted: bool, failures: int, restarts: int, ran: timedelta) -> timedelta:
@@ -23,5 +22,5 @@ def delay(*, counted: bool, failures: int, restarts: int, ran: timedelta) -> tim
     """
     if counted:
         return min(_CAP, _OWN_BASE * (1 << min(failures - 1, 16)))
-    by_cluster = 1 if ran >= _HEALTHY_RUN else restarts - failures
+    by_cluster = 1 if ran >= HEALTHY_RUN else restarts - failures
     return min(_CAP, _CLUSTER_BASE * (1 << min(max(by_cluster - 1, 0), 16)))

@@ -10,9 +10,11 @@ def columns(spec: JobSpec, status: JobStatus) -> Display:
     progress, done = status.progress, status.phase in ("Succeeded", "Failed")
     ratio = progress.ratio if progress is not None else None
     eta = progress.eta_seconds if progress is not None else None
+    training = sum(worker.gpus or 0 for worker in status.workers)
+    gpus = training if status.phase == "Running" else status.gpus or 0
     return Display(
         phase=phase(status),
-        gpus=f"{status.gpus or 0}/{spec.scaling.min_gpus}-{spec.scaling.max_gpus}",
+        gpus=f"{gpus}/{spec.scaling.min_gpus}-{spec.scaling.max_gpus}",
         progress=None if ratio is None else percent(ratio),
         eta=None if eta is None or done else duration(eta),
         utilization=None if status.utilization is None or done else percent(status.utilization),

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal, get_args
 
 from cra_operator.actions import Action, Plan, RecordEvent
-from cra_operator.api import Condition, ConditionType, Job, JobStatus
+from cra_operator.api import Condition, ConditionType, Job, JobStatus, RunStatus
 from cra_operator.lifecycle import display
 from cra_operator.lifecycle.words import clip
 from cra_operator.sizing import Size
@@ -37,6 +37,11 @@ class Draft:
         if "message" in fields:
             fields["message"] = clip(fields["message"])
         self._fields.update(fields)
+
+    def set_run(self, **fields: Any) -> None:
+        """Change what the status says of the run."""
+        run: RunStatus = self.get("run") or RunStatus()
+        self.set(run=run.model_copy(update=fields))
 
     def get(self, name: str) -> Any:
         """A field as it will be."""

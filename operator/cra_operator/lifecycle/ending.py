@@ -13,7 +13,7 @@ from cra_operator.lifecycle.failures import EXIT_LEFT, EXIT_PEER_LOST, Failure
 from cra_operator.lifecycle.report import Report
 from cra_operator.lifecycle.startup import Obstacle
 from cra_operator.lifecycle.words import clip, count
-from cra_operator.view import PodView
+from cra_operator.view import PodView, is_live
 from cra_operator.world import World
 
 _LONGEST_PATH = 1024
@@ -21,11 +21,14 @@ _MOST_METRICS = 64
 
 
 def has_succeeded(world: World) -> bool:
-    """Rank 0 finished and all others are over: finished too, gone after that, or left alone by those who
-    were.
+    """Rank 0 finished and all other workers are over: finished too, gone after that, or left alone by those
+    who were. An elastic run may have lost some on its way, whatever of: it went on without them.
     """
-    first = next((pod for pod in world.current if pod.rank == 0), None)
-    return first is not None and first.phase == "Succeeded" and all(map(_finished, world.current))
+    if world.leader is None or world.leader.phase != "Succeeded":
+        return False
+    if world.elastic:
+        return not any(is_live(pod, world.nodes, world.now) for pod in world.current)
+    return all(map(_finished, world.current))
 
 
 def _finished(pod: PodView) -> bool:
@@ -66,7 +69,7 @@ def _result(report: Report | None, progress: Progress | None) -> Result:
 
 def fail(world: World, draft: Draft, failure: Failure) -> None:
     """The job has failed for good."""
-    _note_error(draft, failure)
+    note_error(draft, failure)
     _finish(world, draft, "Failed", failure.reason, failure.message)
     draft.condition("Degraded", True, failure.reason, failure.message)
     draft.tell(failure.reason, failure.message, warning=True)
@@ -86,18 +89,15 @@ def _finish(
 
 
 def give_up(world: World, draft: Draft, failure: Failure) -> None:
-    """End the generation for this cause: start again after a wait, or fail the job."""
-    status, limit = world.job.status, world.job.spec.backoff_limit
-    failures = (status.failures or 0) + failure.counted
-    draft.set(failures=failures)
-    if failure.fatal or failures > limit:
-        fail(world, draft, failure)
+    """End the run for this cause: start again after a wait, or fail the job."""
+    status = world.job.status
+    failures = counted(world, draft, failure)
+    if failures is None:
         return
     restarts = (status.restarts or 0) + 1
     began = min((pod.created for pod in world.current), default=world.now)
     wait = backoff.delay(counted=failure.counted, failures=failures, restarts=restarts, ran=world.now - began)
-    tries = f"failure {failures} of {limit} allowed" if failure.counted else "not the job's fault"
-    message = f"{failure.message} ({tries}, again in {wait.total_seconds():.0f} s)"
+    message = f"{failure.message} ({tally(world, failure, failures)}, again in {wait.total_seconds():.0f} s)"
     draft.holding = None
     draft.set(phase="Restarting", message=message, restarts=restarts, retry_after=world.now + wait)
     draft.condition("Admitted", False, "BackOff")
@@ -107,11 +107,28 @@ def give_up(world: World, draft: Draft, failure: Failure) -> None:
         draft.condition("Rescaling", False, failure.reason)
     draft.tell(failure.reason, message, warning=True)
     draft.look_again(world.now + wait)
-    _note_error(draft, failure)
+    note_error(draft, failure)
     gang.send_away(world, draft)
 
 
-def _note_error(draft: Draft, failure: Failure) -> None:
+def counted(world: World, draft: Draft, failure: Failure) -> int | None:
+    """Count the failure if it counts: the number so far, or None if the job failed of it for good."""
+    failures = (world.job.status.failures or 0) + failure.counted
+    draft.set(failures=failures)
+    if not failure.fatal and failures <= world.job.spec.backoff_limit:
+        return failures
+    fail(world, draft, failure)
+    return None
+
+
+def tally(world: World, failure: Failure, failures: int) -> str:
+    """How much of `backoffLimit` is used up, if this used up any."""
+    limit = world.job.spec.backoff_limit
+    return f"failure {failures} of {limit} allowed" if failure.counted else "not the job's fault"
+
+
+def note_error(draft: Draft, failure: Failure) -> None:
+    """Keep the cause of the last failure."""
     error = ErrorResult(
         rank=failure.rank,
         pod=failure.pod,

@@ -1,4 +1,4 @@
-"""Why a generation of pods broke, and whether trying again is worth it.
+"""Why a run of pods broke, and whether trying again is worth it.
 
 When one rank dies its peers die after it, and what the API server shows first may be any of them. So all ends
 are gathered, the ones that only echo another's death (exit 75: the collective broke) are put aside, and the
@@ -40,7 +40,7 @@ _LOG_TAIL = 300
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """The first real cause of a generation's end.
+    """The first real cause of a run's end, or of the loss of a worker.
 
     Attributes:
         reason: One CamelCase word, used in conditions, events and metrics.
@@ -72,17 +72,17 @@ class _Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Breakage:
-    """What is known of a broken generation: its cause, or until when to wait for one."""
+    """What is known of a broken run: its cause, or until when to wait for one."""
 
     failure: Failure | None = None
     unclear_until: datetime | None = None
 
 
 def examine(pods: Sequence[PodView], *, missing: Sequence[int], now: datetime) -> Breakage | None:
-    """Look for the cause why these pods of one generation can no longer train together.
+    """Look for the cause why these pods can no longer train together.
 
     Args:
-        pods: The generation's pods; none was deleted by the operator.
+        pods: The workers; none was deleted by the operator.
         missing: Ranks that were there and are gone.
         now: The current time.
 
@@ -108,6 +108,11 @@ def examine(pods: Sequence[PodView], *, missing: Sequence[int], now: datetime) -
     return Breakage(
         failure=Failure(reason="PeerLost", message=message, rank=first_echo.rank, pod=first_echo.name)
     )
+
+
+def is_broken(pod: PodView, now: datetime) -> bool:
+    """Whether this pod cannot train any more, of itself or by what was done to it."""
+    return _is_echo(pod) or _candidate(pod, now) is not None
 
 
 def _is_echo(pod: PodView) -> bool:

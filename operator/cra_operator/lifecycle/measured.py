@@ -2,52 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 
-from cra_operator.api import CheckpointStatus, WorkerStatus
-from cra_operator.controller.observation import Observation, WorkerSample
+from cra_operator.api import CheckpointStatus, Progress, WorkerStatus
+from cra_operator.controller.observation import WorkerSample
 from cra_operator.lifecycle.draft import Draft
 from cra_operator.lifecycle.report import Report, parse
-from cra_operator.view import NodeView, PodView, holds_gpus
+from cra_operator.sizing import Size
+from cra_operator.view import PodView, holds_gpus
+from cra_operator.world import World
 
-MAX_WORKERS = 4096
+
+def note_pods(world: World, draft: Draft) -> None:
+    """GPUs held by all pods, GPU-seconds, and the workers."""
+    draft.set(gpus=sum(pod.gpus for pod in world.pods if holds_gpus(pod)))
+    _note_gpu_seconds(world, draft)
+    if world.current:
+        known = {worker.pod: worker for worker in world.job.status.workers}
+        draft.set(workers=[as_worker(world, pod, known.get(pod.name)) for pod in world.current])
 
 
-def gpu_seconds(pods: Iterable[PodView], now: datetime) -> float:
-    """GPU-seconds of the job up to now, given the pods of its newest generation.
+def _note_gpu_seconds(world: World, draft: Draft) -> None:
+    """Add what was burnt since the total was last written down.
 
-    A GPU is paid for from the moment the pod is bound until its container ends. What earlier generations
-    burnt is written on the pods, so the sum needs no memory of when it was last taken.
+    A GPU is paid for from the moment the pod is bound until its container ends. Total and time are written
+    together and the time has the API's resolution, so nothing is counted twice or left out, whichever looks
+    were written and whatever died in between. Pods that leave are seen on their way out; a worker that is
+    gone without that is taken to have worked until now.
     """
-    total, before = 0.0, 0.0
-    for pod in pods:
-        before = max(before, pod.gpu_seconds_before)
+    status = world.job.status
+    since, until = status.gpu_seconds_time, world.now.replace(microsecond=0)
+    present = {pod.name for pod in world.pods}
+    vanished = [w for w in status.workers if w.pod not in present and w.node and status.phase == "Running"]
+    if not world.pods and not vanished:
+        return
+    total = status.gpu_seconds or 0.0
+    for pod in world.pods:
         if pod.scheduled is not None:
-            end = (pod.exit.finished if pod.ended and pod.exit else None) or now
-            total += pod.gpus * max(0.0, (end - pod.scheduled).total_seconds())
-    return round(before + total, 1)
+            end = (pod.exit.finished if pod.ended and pod.exit else None) or until
+            start = pod.scheduled if since is None else max(since, pod.scheduled)
+            total += pod.gpus * max(0.0, (end - start).total_seconds())
+    if since is not None:
+        total += sum(w.gpus or 0 for w in vanished) * max(0.0, (until - since).total_seconds())
+    draft.set(gpu_seconds=round(total, 1), gpu_seconds_time=until)
 
 
-def note_pods(
-    draft: Draft, pods: Sequence[PodView], current: Sequence[PodView], nodes: Mapping[str, NodeView]
-) -> None:
-    """GPUs held by all pods; the workers and GPU-seconds of the current generation."""
-    known = {worker.rank: worker for worker in draft.job.status.workers}
-    draft.set(gpus=sum(pod.gpus for pod in pods if holds_gpus(pod)))
-    if current:
-        before: float = draft.job.status.gpu_seconds or 0.0
-        draft.set(
-            workers=[_worker(pod, nodes, known.get(pod.rank)) for pod in current[:MAX_WORKERS]],
-            gpu_seconds=max(before, gpu_seconds(current, draft.now)),
-        )
-
-
-def _worker(pod: PodView, nodes: Mapping[str, NodeView], known: WorkerStatus | None) -> WorkerStatus:
-    """The worker behind a pod; measurements are carried on while it is the same pod."""
-    node = nodes.get(pod.node)
-    kept = known.model_dump() if known is not None and known.pod == pod.name else {}
+def as_worker(world: World, pod: PodView, known: WorkerStatus | None = None) -> WorkerStatus:
+    """The worker behind a pod; its measurements are carried on."""
+    node = world.nodes.get(pod.node)
+    kept = known.model_dump() if known is not None else {}
     return WorkerStatus.model_validate(
         {
             **kept,
@@ -60,21 +64,46 @@ def _worker(pod: PodView, nodes: Mapping[str, NodeView], known: WorkerStatus | N
     )
 
 
-def note_observation(draft: Draft, seen: Observation | None) -> None:
+def note_training(world: World, draft: Draft) -> None:
+    """The run trains: on how many GPUs, and what its metrics and last words say."""
+    draft.set(phase="Running")
+    note_observation(world, draft)
+    note_report(draft, world.current)
+    note_strength(draft, world.size)
+
+
+def note_strength(draft: Draft, size: Size, more: str = "") -> None:
+    """Say on how many of its GPUs a run of this size trains."""
+    training = sum(worker.gpus or 0 for worker in draft.get("workers"))
+    text = f"training on {size if training >= size.gpus else f'{training} of {size}'}"
+    draft.set(message=f"{text}; {more}" if more else text)
+
+
+def note_observation(world: World, draft: Draft) -> None:
     """What the metrics say. When they are missing the last values stay, and the condition says so."""
-    if seen is None or seen.generation != draft.get("generation"):
+    seen = world.observation
+    if seen is None or seen.run != world.run:
         return
     draft.condition("MetricsAvailable", seen.available, seen.reason, seen.message)
     if not seen.available:
         return
-    workers = [_measured(worker, seen.workers.get(worker.rank)) for worker in draft.get("workers")]
+    workers = [_measured(worker, seen.workers.get(worker.pod or "")) for worker in draft.get("workers")]
     draft.set(workers=workers)
     if seen.progress is not None:
-        draft.set(progress=seen.progress)
+        draft.set(progress=_never_fewer_samples(seen.progress, draft.get("progress")))
+    if seen.pause_seconds is not None:
+        draft.set(pause_seconds=seen.pause_seconds)
     if seen.utilization is not None:
         draft.set(utilization=seen.utilization)
     if seen.checkpoint is not None:
         draft.set(last_checkpoint=seen.checkpoint)
+
+
+def _never_fewer_samples(seen: Progress, known: Progress | None) -> Progress:
+    """Every rank counts its own samples: those of ranks that left are not seen any more, but were trained."""
+    if seen.samples is None or known is None or known.samples is None or known.samples <= seen.samples:
+        return seen
+    return seen.model_copy(update={"samples": known.samples})
 
 
 def _measured(worker: WorkerStatus, sample: WorkerSample | None) -> WorkerStatus:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 from cra_operator.admission import Verdict
+from cra_operator.api import RunStatus
 from cra_operator.lifecycle import ending, gang
 from cra_operator.lifecycle.draft import Draft
 from cra_operator.lifecycle.notices import not_effective
 from cra_operator.lifecycle.words import count
-from cra_operator.sizing import Size
+from cra_operator.sizing import Cohort, Size
 from cra_operator.world import World
 
 _LOOK_AGAIN = timedelta(seconds=1)
@@ -59,7 +60,7 @@ def rest(world: World, draft: Draft) -> None:
 
 def _admit(world: World, draft: Draft, verdict: Verdict) -> None:
     if verdict.fits:
-        start_generation(world, draft, world.wanted)
+        start_run(world, draft, world.wanted)
         return
     draft.set(phase="Pending", message=verdict.message, queue_position=verdict.position, retry_after=None)
     explain_admission(world, draft, False, "WaitingForGPUs", verdict.message)
@@ -82,30 +83,25 @@ def leave_rest(world: World, draft: Draft) -> None:
         draft.set(start_time=start + (world.now - rested.last_transition_time))
 
 
-def start_generation(world: World, draft: Draft, size: Size) -> None:
-    """Create all pods of the next generation at once."""
+def start_run(world: World, draft: Draft, size: Size) -> None:
+    """Begin a run: create all its pods at once."""
     generation = world.generation + 1
     note_start(world, draft, generation, size)
     draft.set(workers=[])
-    gang.create(
-        world,
-        draft,
-        generation=generation,
-        size=size,
-        ranks=range(size.workers),
-        gpu_seconds=draft.get("gpu_seconds") or 0.0,
-    )
+    ranks = tuple(range(size.workers))
+    gang.create(world, draft, Cohort(run=generation, generation=generation, size=size, ranks=ranks))
     draft.look_again(world.now + timedelta(seconds=world.job.spec.startup_deadline_seconds))
 
 
 def note_start(world: World, draft: Draft, generation: int, size: Size) -> None:
-    """Write down that a generation starts: one that is made now, or one that a crash left without a note."""
+    """Write down that a run starts: one that is begun now, or one that a crash left without a note."""
     status = world.job.status
     draft.holding = size
     draft.set(
         phase="Starting",
         message=f"starting {size}",
         generation=generation,
+        run=RunStatus(gpus=size.gpus),
         desired_gpus=size.gpus,
         start_time=draft.get("start_time") or world.now,
         rescales=(status.rescales or 0) + (status.phase == "Rescaling"),

@@ -1,23 +1,21 @@
-"""A generation at work: starting, running, changing its size, leaving for a rest."""
+"""A run at work: starting, training, changing its size, leaving for a rest."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from cra_operator.api import MAX_DECISIONS, Decision
-from cra_operator.lifecycle import ending, gang, measured, waiting
+from cra_operator.lifecycle import ending, gang, live, measured, resizing, waiting
 from cra_operator.lifecycle.draft import Draft
 from cra_operator.lifecycle.failures import examine
 from cra_operator.lifecycle.startup import obstacle
 from cra_operator.lifecycle.words import count
-from cra_operator.sizing import Size
 from cra_operator.world import World
 
 
-def tend_generation(world: World, draft: Draft) -> None:
+def tend_run(world: World, draft: Draft) -> None:
     """Do the first of these that applies: finish, give up, leave, change size, start, train."""
     report = measured.note_report(draft, world.current)
-    if not world.is_known:
+    if world.phase == "Starting" and not world.is_known:
         waiting.leave_rest(world, draft)
         waiting.note_start(world, draft, world.generation, world.size)
     if ending.has_succeeded(world):
@@ -28,8 +26,10 @@ def tend_generation(world: World, draft: Draft) -> None:
         gang.send_away(world, draft)
         waiting.rest(world, draft)
     elif world.phase == "Rescaling":
-        _finish_rescale(world, draft)
-    elif world.refusal is not None:
+        resizing.finish_by_checkpoint(world, draft)
+    elif world.phase == "Running" and world.elastic:
+        live.tend(world, draft)
+    elif world.refusal is not None and world.phase == "Starting":
         ending.give_up(world, draft, ending.refused(world.refusal))
     else:
         _tend_workers(world, draft)
@@ -40,19 +40,21 @@ def _tend_workers(world: World, draft: Draft) -> None:
     missing = world.missing if world.is_known else ()
     broken = examine(world.current, missing=missing, now=world.now)
     draft.holding = world.size
+    if world.phase == "Running":
+        live.call_off(world, draft)
     if broken is not None and broken.failure is not None:
         ending.give_up(world, draft, broken.failure)
     elif broken is not None and broken.unclear_until is not None:
         draft.set(message="a worker lost a peer: looking for the cause")
         draft.look_again(broken.unclear_until)
     elif world.verdict is not None and world.verdict.fits:
-        _begin_rescale(world, draft, world.wanted)
+        resizing.begin_by_checkpoint(world, draft)
     elif world.phase == "Starting":
         _tend_start(world, draft)
-        _note_wish(world, draft)
+        resizing.note_wish(world, draft)
     else:
-        _train(world, draft)
-        _note_wish(world, draft)
+        measured.note_training(world, draft)
+        resizing.note_wish(world, draft)
 
 
 def _tend_start(world: World, draft: Draft) -> None:
@@ -88,65 +90,12 @@ def _tend_start(world: World, draft: Draft) -> None:
 def _run(world: World, draft: Draft) -> None:
     """All workers are ready: the start is over."""
     message = f"generation {world.generation} trains on {world.size}"
+    measured.note_training(world, draft)
     draft.set(running_time=world.job.status.running_time or world.now)
     draft.condition("Running", True, "Training", message)
     draft.condition("Degraded", False, "AsExpected")
-    if world.job.status.is_true("Rescaling"):
-        draft.condition("Rescaling", False, "Rescaled", f"now {world.size}")
     draft.tell("Running", message)
-    _train(world, draft)
-
-
-def _train(world: World, draft: Draft) -> None:
-    draft.set(phase="Running", message=f"training on {world.size}")
-    measured.note_observation(draft, world.observation)
-    measured.note_report(draft, world.current)
-
-
-def _note_wish(world: World, draft: Draft) -> None:
-    """Say that another size is wanted but does not fit, or that the wish is gone."""
-    draft.set(desired_gpus=world.wanted.gpus)
-    if world.verdict is not None:
-        message = f"keeps {world.size}: {world.verdict.message}"
-        draft.condition("Rescaling", False, "WaitingForGPUs", message)
-        if draft.get("phase") == "Running":
-            draft.set(message=f"training on {world.size}; {world.verdict.message}")
-        if not draft.was("Rescaling", "WaitingForGPUs"):
-            draft.tell("RescaleWaiting", message, warning=True)
-    elif draft.was("Rescaling", "WaitingForGPUs"):
-        draft.condition("Rescaling", False, "NotWanted")
-
-
-def _begin_rescale(world: World, draft: Draft, size: Size) -> None:
-    """All pods leave with a checkpoint; the next generation starts from it at the new size."""
-    message = f"from {world.size} to {size} by way of a checkpoint"
-    decision = Decision.model_validate(
-        {
-            "from": world.size.gpus,
-            "to": size.gpus,
-            "reason": "SpecChanged",
-            "message": message,
-            "time": world.now,
-        }
-    )
-    draft.holding = size
-    draft.set(
-        phase="Rescaling",
-        message=message,
-        desired_gpus=size.gpus,
-        last_decision=decision,
-        decisions=[*world.job.status.decisions, decision][-MAX_DECISIONS:],
-    )
-    waiting.explain_admission(world, draft, True, "Admitted", f"{size} set aside")
-    draft.condition("Rescaling", True, "Rescaling", message)
-    draft.condition("Running", False, "Rescaling")
-    draft.tell("Rescaling", message)
-    gang.send_away(world, draft)
-
-
-def _finish_rescale(world: World, draft: Draft) -> None:
-    if world.live:
-        draft.holding = world.aim
-        gang.send_away(world, draft)
-        return
-    waiting.start_generation(world, draft, world.aim)
+    if world.job.status.is_true("Rescaling"):
+        text = f"now {world.size}, by way of a checkpoint"
+        draft.condition("Rescaling", False, "Rescaled", text)
+        draft.tell("Rescaled", text)

@@ -9,8 +9,8 @@ from cra_operator.api import Job, JobKey, JobStatus
 
 _MEASURED = frozenset(
     {
-        "progress", "workers", "gpus", "utilization", "gpu_seconds", "display", "message", "queue_position",
-        "last_checkpoint", "reward",
+        "progress", "workers", "gpus", "utilization", "gpu_seconds", "gpu_seconds_time", "display", "message",
+        "queue_position", "last_checkpoint", "reward", "pause_seconds",
     }
 )  # fmt: skip
 """Fields that move without anything having happened to the job."""
@@ -37,7 +37,7 @@ def status_patch(job: Job, new: JobStatus) -> dict[str, Any] | None:
     alone are no reason to write: they grow all the time and go along with the next change.
     """
     patch = merge_patch(job.status.wire(), new.wire())
-    if not patch or patch.keys() == {"gpuSeconds"}:
+    if patch.keys() <= {"gpuSeconds", "gpuSecondsTime"}:
         return None
     return {"metadata": {"uid": job.metadata.uid}, "status": patch}
 

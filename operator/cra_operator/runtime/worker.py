@@ -29,7 +29,6 @@ from cra_operator.actions import (
     RecordEvent,
     Refusal,
 )
-from cra_operator.admission import ask_for, bound_gpus
 from cra_operator.api import KIND, Job, JobKey
 from cra_operator.config import Config
 from cra_operator.controller.observation import Observation
@@ -124,16 +123,10 @@ class Worker:
             refusal=refusal,
             now=datetime.now(UTC),
         )
-        size = asks_for(world)
-        if size is None:
+        ask = asks_for(world, self._cluster.priority(job.spec.priority_class_name))
+        if ask is None:
             self._admissions.withdraw(job.key)
         else:
-            ask = ask_for(
-                job,
-                size,
-                priority=self._cluster.priority(job.spec.priority_class_name),
-                held=bound_gpus(world.pods),
-            )
             world = replace(world, verdict=self._admissions.answer(ask))
         plan = reconcile(world)
         self._admissions.hold(job.key, plan.holding)
@@ -157,7 +150,9 @@ class Worker:
             if isinstance(action, RecordEvent):
                 logger.info("%s/%s: %s: %s", *job.key, action.reason, action.message)
                 self._events.record(job, action)
-        await _together(*(self._delete_pod(a) for a in plan.actions if isinstance(a, DeletePod)))
+        leavers = [action for action in plan.actions if isinstance(action, DeletePod)]
+        for some in (leavers[:1], leavers[1:]):  # the first is rank 0 where that goes too
+            await _together(*(self._delete_pod(action) for action in some))
         await _together(*(self._delete_job(job) for a in plan.actions if isinstance(a, DeleteJob)))
         if plan.look_again is not None:
             wait = (plan.look_again - datetime.now(UTC)).total_seconds()
