@@ -284,21 +284,6 @@ def test_settings_without_effect_are_announced_once_per_edit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("training", "field"),
-    [
-        ({"minBatchSize": 32}, "minBatchSize"),
-        ({"learningRateRule": "linear"}, "learningRateRule linear"),
-        ({"tracking": {"wandb": {"project": "p", "secretName": "s"}}}, "tracking.wandb"),
-    ],
-)
-def test_training_settings_without_effect_are_announced_too(training: dict[str, object], field: str) -> None:
-    cluster = MiniCluster()
-    key = cluster.apply(make_job(training=training))
-    cluster.run(key)
-    assert [field in event.message for event in cluster.events if event.reason == "NotEffective"] == [True]
-
-
-@pytest.mark.parametrize(
     ("spec", "field"),
     [
         ({"scaling": {"policy": "goodput"}}, "scaling.policy goodput"),
@@ -309,8 +294,6 @@ def test_training_settings_without_effect_are_announced_too(training: dict[str, 
         ({"queue": "team-a"}, "queue"),
         ({"allocator": {"layers": {"computeBudget": 0.5}}}, "allocator.layers.computeBudget"),
         ({"allocator": {"tasks": {"strategy": "adaptive"}}}, "allocator.tasks.strategy adaptive"),
-        ({"training": {"maxBatchSize": 128}}, "training.minBatchSize and maxBatchSize"),
-        ({"training": {"learningRateRule": "linear"}}, "training.learningRateRule linear"),
         (
             {"training": {"tracking": {"wandb": {"project": "p", "secretName": "s"}}}},
             "training.tracking.wandb",
@@ -322,8 +305,9 @@ def test_every_setting_without_effect_is_named(spec: dict[str, Any], field: str)
     assert phrase.startswith((field, f"the range of {field}"))
 
 
-def test_a_plain_job_is_announced_nothing() -> None:
+def test_settings_with_effect_are_announced_nothing() -> None:
     cluster = MiniCluster()
-    key = cluster.apply(make_job())
+    training = {"minBatchSize": 32, "maxBatchSize": 128, "learningRateRule": "adascale"}
+    key = cluster.apply(make_job(training=training))
     cluster.run(key)
     assert not [event for event in cluster.events if event.reason == "NotEffective"]

@@ -26,13 +26,6 @@ def not_effective(spec: JobSpec) -> tuple[str, ...]:
         phrases.append("allocator.layers.computeBudget (every layer is computed)")
     if allocator.tasks.strategy != "uniform":
         phrases.append(f"allocator.tasks.strategy {allocator.tasks.strategy} (samples are drawn uniformly)")
-    training = spec.training
-    if training.min_batch_size is not None or training.max_batch_size is not None:
-        phrases.append("training.minBatchSize and maxBatchSize (the global batch stays at batchSize)")
-    if training.learning_rate_rule != "fixed":
-        phrases.append(
-            f"training.learningRateRule {training.learning_rate_rule} (the rate is the optimizer's)"
-        )
-    if training.tracking.wandb is not None:
+    if spec.training.tracking.wandb is not None:
         phrases.append("training.tracking.wandb (metrics go to Prometheus and the result)")
     return tuple(phrases)
