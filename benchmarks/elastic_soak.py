@@ -1,8 +1,8 @@
 """Does a training come through 200 random resizes and 20 kills, and is it still the same training?
 
-One run on one to four processes is resized at random, and now and then a rank other than 0 gets SIGKILL, half
-of them while a resize is under way. Then the same training runs at a fixed size, with three seeds: how far
-these differ is the noise that the resized one is compared with.
+One run on one to four processes is resized at random; some resizes are overtaken by another one. Now and then
+a rank other than 0 gets SIGKILL, in half of the cases while a resize is under way. Then the same training runs
+at a fixed size, with three seeds: how far these differ is the noise that the resized one is compared with.
 
 The model itself counts each sample that it was trained on, so the counts say what the result really holds:
 see `benchmarks/scripts/soak.py`. Memory is that of rank 0, which lives through all of it.
@@ -30,6 +30,7 @@ from benchmarks.steps import wait
 RESIZES, KILLS = 200, 20
 LARGEST = 4
 FIXED, SEEDS = 2, (0, 1, 2)
+REGRETTED = 0.1  # of the resizes: another one follows before the newcomers are in
 PACE = 0.02
 BETWEEN = 1.0  # at most so many seconds from one resize to the next
 SETTLED = 20  # resizes after which memory is looked at first
@@ -89,6 +90,9 @@ def resized(directory: Path) -> Soak:
             size = choose.choice([size for size in range(1, LARGEST + 1) if size != len(group.members)])
             old = dict(group.members)
             leaving = _resize(group, size)
+            if choose.random() < REGRETTED:
+                time.sleep(choose.uniform(0.0, 0.4))
+                leaving += _resize(group, choose.randint(1, LARGEST))
             if kill:
                 time.sleep(choose.uniform(0.0, 0.4))
                 stayed = [
@@ -110,12 +114,19 @@ def resized(directory: Path) -> Soak:
 
 
 def _resize(group: LocalGroup, size: int) -> list[Member]:
-    """As the operator: whoever is beyond the size leaves, and each place below it that is empty is filled."""
-    leaving = group.leave(*[index for index in group.members if index >= size])
+    """As the operator: whoever is beyond the size leaves, and each place below it that is empty is filled.
+
+    A cohort that loses somebody before it is taken in never comes, so the rest of it leaves too.
+    """
+    coming = {index for index, member in group.members.items() if not member.steps.steps}
+    leaving = {index for index in group.members if index >= size}
+    given_up = {group.members[index].generation for index in leaving & coming}
+    leaving |= {index for index in coming if group.members[index].generation in given_up}
+    left = group.leave(*leaving)
     missing = [index for index in range(size) if index not in group.members]
     if missing:
         group.join(*missing)
-    return leaving
+    return left
 
 
 def _kill(group: LocalGroup, choose: random.Random, done: Soak, among: list[int] | None = None) -> None:

@@ -17,6 +17,7 @@ import re
 import statistics
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from benchmarks import paired, sides
 from benchmarks.local_group import COMMON, LocalGroup
 from benchmarks.report import describe_machine, print_figures, print_table
 from benchmarks.scripts import task
-from benchmarks.steps import pauses, redone, repeats
+from benchmarks.steps import Line, pauses, redone, repeats, step_seconds
 from benchmarks.torchrun_group import TUNING, TorchrunGroup
 
 SMALL, LARGE = (0, 1), (2, 3)
@@ -40,8 +41,42 @@ CONFIG = {
 }
 
 
-def with_session(directory: Path) -> tuple[list[float], list[float], int, str]:
-    """Pauses of grows and of shrinks, steps repeated, and rank 0's log."""
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Seconds of each pause, median seconds of a step after it, and the number of steps repeated."""
+
+    grows: list[float]
+    shrinks: list[float]
+    small_step: float
+    large_step: float
+    repeated: int
+
+    @classmethod
+    def of(cls, steps: Sequence[Line], repeated: int) -> "Measured":
+        """From the steps of rank 0."""
+        return cls(
+            grows=pauses(steps, 2, 4),
+            shrinks=pauses(steps, 4, 2),
+            small_step=step_seconds(steps, 2),
+            large_step=step_seconds(steps, 4),
+            repeated=repeated,
+        )
+
+    def rows(self, name: str) -> list[tuple[str, ...]]:
+        """The part of the table."""
+        return [
+            _row(name, "2 to 4", self.grows, self.large_step),
+            _row(name, "4 to 2", self.shrinks, self.small_step),
+        ]
+
+
+def _row(name: str, change: str, seconds: Sequence[float], step: float) -> tuple[str, ...]:
+    median, worst = statistics.median(seconds), max(seconds)
+    return name, change, str(len(seconds)), f"{median:.2f}", f"{worst:.2f}", f"{step:.2f}"
+
+
+def with_session(directory: Path) -> tuple[Measured, str]:
+    """What the session's group came to, and rank 0's log."""
     with LocalGroup("benchmarks.scripts.with_session", directory, config=CONFIG) as group:
         group.join(*SMALL)
         group.wait_size(2, steps=SETTLE)
@@ -52,10 +87,10 @@ def with_session(directory: Path) -> tuple[list[float], list[float], int, str]:
             group.wait_size(2, steps=SETTLE)
         lines, steps = group.leader.steps.lines, group.leader.steps.steps
         log = group.leader.output.read_text()
-    return pauses(steps, 2, 4), pauses(steps, 4, 2), len(repeats(lines)), log
+    return Measured.of(steps, len(repeats(lines))), log
 
 
-def with_torchrun(directory: Path) -> tuple[list[float], list[float], int]:
+def with_torchrun(directory: Path) -> Measured:
     """The same on torchrun's agents."""
     with TorchrunGroup("benchmarks.scripts.with_torchrun", directory, sizes=(2, 4)) as group:
         group.join(*SMALL)
@@ -66,7 +101,7 @@ def with_torchrun(directory: Path) -> tuple[list[float], list[float], int]:
             group.leave(*LARGE)
             group.wait_size(2, steps=SETTLE)
         steps = group.steps
-    return pauses(steps, 2, 4), pauses(steps, 4, 2), redone(steps)
+    return Measured.of(steps, redone(steps))
 
 
 def idle(rank: int, port: int, results: Any) -> None:
@@ -95,48 +130,32 @@ def said(log: str) -> list[float]:
     return [float(seconds) for seconds in re.findall(r"resized from .*: paused ([\d.]+) s", log)]
 
 
-def row(name: str, change: str, seconds: Sequence[float]) -> tuple[str, ...]:
-    return (
-        name,
-        change,
-        str(len(seconds)),
-        f"{statistics.median(seconds):.2f}",
-        f"{max(seconds):.2f}",
-    )
-
-
 def main() -> None:
     print(describe_machine(torch=torch.__version__))
     print(f"{TUNING}; load {os.getloadavg()[0]:.1f}\n")
     with tempfile.TemporaryDirectory(prefix="resize-pause-") as scratch:
-        grows, shrinks, repeated, log = with_session(Path(scratch) / "session")
-        torchrun_grows, torchrun_shrinks, torchrun_repeated = with_torchrun(Path(scratch) / "torchrun")
+        session, log = with_session(Path(scratch) / "session")
+        torchrun = with_torchrun(Path(scratch) / "torchrun")
     times = paired.run_ranks(idle, ranks=IDLE_RANKS)
     print_table(
-        ("training", "change", "times", "pause, median s", "worst s"),
-        (
-            row("session", "2 to 4", grows),
-            row("session", "4 to 2", shrinks),
-            row("torchrun", "2 to 4", torchrun_grows),
-            row("torchrun", "4 to 2", torchrun_shrinks),
-        ),
+        ("training", "change", "times", "pause, median s", "worst s", "of it a step s"),
+        [*session.rows("session"), *torchrun.rows("torchrun")],
     )
-    own = said(log)
-    print(f"\nas the trainer itself says: {', '.join(f'{seconds:.2f}' for seconds in own)} s")
-    print(f"steps repeated: session {repeated}, torchrun {torchrun_repeated}\n")
+    print(f"\nas the trainer itself says: {', '.join(f'{seconds:.2f}' for seconds in said(log))} s")
+    print(f"steps repeated: session {session.repeated}, torchrun {torchrun.repeated}\n")
     print(f"nothing changes, {IDLE_RANKS} processes, {IDLE_ROUNDS} rounds of one step each:")
     print_table(paired.HEADER, paired.rows(times, "bare DDP"))
-    print()
+    print(f"load {os.getloadavg()[0]:.1f}\n")
     print_figures(
         "resize_pause",
         {
-            "grow_pause_seconds": statistics.median(grows),
-            "shrink_pause_seconds": statistics.median(shrinks),
-            "worst_grow_pause_seconds": max(grows),
-            "worst_shrink_pause_seconds": max(shrinks),
-            "steps_repeated": repeated,
-            "torchrun_grow_seconds": statistics.median(torchrun_grows),
-            "torchrun_shrink_seconds": statistics.median(torchrun_shrinks),
+            "grow_pause_seconds": statistics.median(session.grows),
+            "shrink_pause_seconds": statistics.median(session.shrinks),
+            "worst_grow_pause_seconds": max(session.grows),
+            "worst_shrink_pause_seconds": max(session.shrinks),
+            "steps_repeated": session.repeated,
+            "torchrun_grow_seconds": statistics.median(torchrun.grows),
+            "torchrun_shrink_seconds": statistics.median(torchrun.shrinks),
             "idle_cost_percent": paired.overhead(times["session"], times["bare DDP"]).median,
         },
     )

@@ -6,8 +6,10 @@ two lines; a step that a crash made void leaves a batch without its step, and a 
 after it.
 """
 
+import itertools
 import json
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -104,6 +106,12 @@ def pauses(steps: Sequence[Line], before: int, after: int) -> list[float]:
             found.append(line.time - last)
             last = None
     return found
+
+
+def step_seconds(steps: Sequence[Line], size: int) -> float:
+    """Median seconds of a step at a size."""
+    pairs = itertools.pairwise(steps)
+    return statistics.median(b.time - a.time for a, b in pairs if a.world_size == b.world_size == size)
 
 
 @dataclass(frozen=True)
