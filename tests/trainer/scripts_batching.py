@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +17,7 @@ from torch.nn import functional
 import cra_trainer.batching
 import cra_trainer.noise
 import cra_trainer.telemetry
-from tests.trainer.scripts import Record, flat_gradient, make_dataset, make_model
+from tests.trainer.scripts import Record, digest, flat_gradient, make_dataset, make_model
 
 
 def true_noise(model: nn.Module, size: int) -> tuple[float, float]:
@@ -124,3 +127,33 @@ def iterating(record: Record, kind: str, size: int, stop_at: int | None) -> None
         record["evaluated"] = count
         session.report(accuracy=(correct, count))
     session.finish()
+
+
+def changing(record: Record, size: int, trace: str) -> None:
+    """Train on shards with a batch that adapts, slowly enough for ranks to come and die; note every step."""
+    cra_trainer.batching.EVERY = 1
+    cra_trainer.batching.COST = 1e9
+    session = cra_trainer.init()
+    x_all, y_all, _ = make_dataset(size).tensors
+    inner = make_model()
+    model, optimizer = session.prepare(inner, torch.optim.Adam(inner.parameters(), lr=0.01))
+    rates: list[float] = []
+    optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    path = Path(f"{trace}-{os.getpid()}")
+    for epoch in session.epochs():
+        for numbers in session.batches(Shards(size), collate=list):
+            time.sleep(0.01)
+            group = session.rank, session.world_size
+            session.backward(functional.cross_entropy(model(x_all[numbers]), y_all[numbers]))
+            taken = len(rates)
+            session.step()
+            if len(rates) > taken:
+                line = {
+                    "epoch": epoch, "rows": numbers, "group": group, "time": time.time(),
+                    "weights": digest(inner), "rate": rates[-1],
+                }  # fmt: skip
+                with path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+    session.finish()
+    record["weights"] = digest(inner)
+    record["batching"] = session._batching.state_dict()

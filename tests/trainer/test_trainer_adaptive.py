@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.trainer import scripts_batching
-from tests.trainer.processes import run_ranks
+from tests.trainer.processes import Training, run_ranks
+from tests.trainer.test_trainer_elastic import Trace, end
 
 SIZE = 150
 
@@ -107,3 +110,34 @@ def test_what_can_only_be_iterated_is_trained_once_per_epoch_through_a_stop_and_
     # No rank decodes what another one trains.
     for rank in stopped:
         assert rank.record["decoded"] <= sum(len(rows) for _, rows in rank.record["seen"]) + SIZE
+
+
+def test_a_batch_that_adapts_and_shards_survive_ranks_that_come_leave_and_die(tmp_path: Path) -> None:
+    trace, epochs = Trace(tmp_path), 40
+    config = job(epochs=epochs, weights=[1.0], minBatchSize=8, maxBatchSize=64, learningRateRule="adascale")
+    config["allocator"]["ranks"] = {"strategy": "uniform"}
+    target = scripts_batching.changing
+    with Training(target, SIZE, trace.prefix, directory=tmp_path, config=config) as training:
+        (first,) = training.start(0, size=1)
+        trace.wait_for_group(first.pid, 1)
+        second, third = training.start(1, 2, size=3)
+        trace.wait_for_group(first.pid, 3, steps=30)
+        os.kill(third.pid, signal.SIGKILL)
+        trace.wait_for_group(first.pid, 2)
+        os.kill(second.pid, signal.SIGTERM)
+        trace.wait_for_group(first.pid, 1)
+        (fourth,) = training.start(1, size=2)
+        trace.wait_for_group(first.pid, 2)
+        assert end([first, fourth, second]) == [0, 0, 143]
+        ranks = [training.record(name) for name in ("1-0", "3-1")]
+    assert ranks[0] == ranks[1]
+    trained = trace.trained()
+    assert max(trained.values()) == 1
+    # Nobody knows what the killed rank did in its last step.
+    lost = Counter(itertools.product(range(epochs), range(SIZE))) - trained
+    assert sum(lost.values()) <= 64 / 3 + 1
+    # In each step all ranks have the same parameters and take the same rate.
+    rates = {line["weights"]: line["rate"] for line in trace.lines(first.pid)}
+    assert len(set(rates.values())) > 1
+    for pid in (second.pid, fourth.pid):
+        assert all(rates[line["weights"]] == line["rate"] for line in trace.lines(pid))

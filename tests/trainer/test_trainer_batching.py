@@ -8,12 +8,16 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cra_trainer.allocation.ranks import RankPlanner
+from cra_trainer.allocation.strategies import make_strategy
 from cra_trainer.batching import EVERY, GAIN, Batching, StepTime, best_batch, gain, goodput
 from cra_trainer.config import Training
 from cra_trainer.noise import Gradients, Noise
+from cra_trainer.optimizers import divides_by_root, scaled
 
 positive = st.floats(1e-6, 1e6)
 
@@ -179,3 +183,24 @@ def test_dear_measurements_are_made_less_often() -> None:
     assert group.due(EVERY)
     alone = batching(world_size=1)
     assert [step for step in range(20) if alone.due(step)] == [0, 1, 16, 17]
+
+
+def test_shares_keep_their_proportions_when_the_batch_changes() -> None:
+    planner = RankPlanner(strategy=make_strategy("fixed", weights=(3.0, 1.0)), world_size=2, batch_size=64)
+    for batch, rows in ((128, [96, 32]), (16, [12, 4]), (2, [1, 1])):
+        planner.rebatch(batch)
+        assert planner.rows(batch).tolist() == rows
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_a_rate_is_scaled_for_one_step_and_no_scheduler_sees_it(kind: type[torch.optim.Optimizer]) -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = kind([weight], lr=0.1)  # type: ignore[call-arg]
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    weight.grad = torch.ones(1)
+    with scaled(optimizer, 3.0):
+        optimizer.step()
+    schedule.step()
+    assert float(weight.detach()) == pytest.approx(1 - 0.3)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    assert divides_by_root(optimizer) == (kind is torch.optim.Adam)
