@@ -18,6 +18,7 @@ result = {"outcome": "succeeded", "metrics": {"accuracy": 0.97}, "seconds": 1.5,
 if os.environ["RANK"] == "0":
     json.dump(result, open("/dev/termination-log", "w"))
 """
+ELASTIC = {"minGPUs": 1, "maxGPUs": 4, "elastic": True}
 RAISE = f"import os\nif os.environ['RANK'] == '1': raise KeyError('label')\n{WAIT}"
 
 
@@ -90,6 +91,40 @@ def test_kubectl_scale_changes_the_size(operator: OperatorProcess, user: User) -
     names = sorted(pod["metadata"]["name"] for pod in user.pods("sized"))
     assert names == ["sized-2-0", "sized-2-1", "sized-2-2"]
     assert user.kubectl("get", "crj/sized", "-o", "jsonpath={.status.selector}") == "cra.dev/job=sized"
+
+
+def test_an_elastic_run_grows_and_shrinks_and_never_starts_anew(
+    operator: OperatorProcess, user: User
+) -> None:
+    user.apply("living", WAIT, scaling=ELASTIC)
+    user.wait("living", "Running")
+    user.kubectl("scale", "crj/living", "--replicas=4")
+    wait_for(lambda: user.condition("living", "Rescaling").get("reason") == "Rescaled", "grown")
+    first, *rest = user.pods("living")
+    assert [pod["metadata"]["name"] for pod in rest] == ["living-2-1", "living-2-2", "living-2-3"]
+    assert {pod["metadata"]["labels"]["cra.dev/run"] for pod in rest} == {"1"}
+    user.kubectl("scale", "crj/living", "--replicas=2")
+    wait_for(lambda: user.status("living").get("rescales") == 2, "shrunk")
+    assert [pod["metadata"]["name"] for pod in user.pods("living")] == ["living-1-0", "living-2-1"]
+    assert user.pods("living")[0]["metadata"]["uid"] == first["metadata"]["uid"]
+    status = user.status("living")
+    assert (status["phase"], status["gpus"], status["generation"], status["restarts"]) == ("Running", 2, 2, 0)
+    assert status["display"]["gpus"] == "2/1-4"
+    told = wait_for(lambda: [m for r, m in user.events("living") if r == "Rescaled"][:2], "the events")
+    assert sorted(told) == ["1 → 4 GPUs while training went on", "4 → 2 GPUs while training went on"]
+
+
+def test_a_lost_worker_is_replaced_while_the_others_train(operator: OperatorProcess, user: User) -> None:
+    user.apply("hurt", WAIT, scaling={**ELASTIC, "minGPUs": 3})
+    user.wait("hurt", "Running")
+    leader = user.pods("hurt")[0]["metadata"]["uid"]
+    user.kubectl("delete", "pod/hurt-1-1", "--wait=false")
+    wait_for(lambda: dict(user.events("hurt")).get("Replaced"), "a pod in its place")
+    assert [pod["metadata"]["name"] for pod in user.pods("hurt")] == ["hurt-1-0", "hurt-1-2", "hurt-2-1"]
+    assert user.pods("hurt")[0]["metadata"]["uid"] == leader
+    status = user.status("hurt")
+    assert (status["phase"], status["restarts"], status["failures"]) == ("Running", 0, 0)
+    assert user.condition("hurt", "Degraded")["status"] == "False"
 
 
 def test_suspend_gives_everything_back_and_resume_goes_on(operator: OperatorProcess, user: User) -> None:

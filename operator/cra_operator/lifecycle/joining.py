@@ -147,6 +147,7 @@ def _take_in(world: World, draft: Draft, cohort: Cohort) -> None:
     if len(workers) == cohort.size.workers:
         draft.condition("Degraded", False, "AsExpected")
     note_strength(draft, cohort.size)
+    gang.delete(draft, world.strays)
     draft.look_again(draft.now)
 
 

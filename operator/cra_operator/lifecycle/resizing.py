@@ -61,8 +61,10 @@ def finish_by_checkpoint(world: World, draft: Draft) -> None:
 
 def note_wish(world: World, draft: Draft) -> None:
     """Say that another size is wanted but does not fit, or that the wish is gone."""
-    if world.waits:
-        draft.look_again(world.job.status.retry_after or world.now)
+    retry = world.job.status.retry_after
+    if world.waits and retry is not None:
+        note_strength(draft, world.size, f"next try at {retry:%H:%M:%S} UTC")
+        draft.look_again(retry)
         return
     draft.set(desired_gpus=world.wanted.gpus)
     if world.verdict is not None:
@@ -74,3 +76,4 @@ def note_wish(world: World, draft: Draft) -> None:
             draft.tell("RescaleWaiting", message, warning=True)
     elif any(draft.was("Rescaling", reason) for reason in ("WaitingForGPUs", "RolledBack")):
         draft.condition("Rescaling", False, "NotWanted")
+        draft.set(retry_after=None)
