@@ -1,7 +1,7 @@
 """Does a training come through 200 random resizes and 20 kills, and is it still the same training?
 
-One run on one to four processes is resized at random; some resizes are overtaken by another one. Now and then
-a rank other than 0 gets SIGKILL, in half of the cases while a resize is under way. Then the same training runs
+One run on one to four processes is resized at random; some resizes are overtaken by another. Now and then a
+rank other than 0 gets SIGKILL, in half of the cases while a resize is under way. Then the same training runs
 at a fixed size, with three seeds: how far these differ is the noise that the resized one is compared with.
 
 The model itself counts each sample that it was trained on, so the counts say what the result really holds:
