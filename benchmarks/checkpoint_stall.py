@@ -1,9 +1,9 @@
 """How much does keeping checkpoints hold up the training?
 
 A model of 10 M parameters trains with Adam on all cores, so a checkpoint has 120 MB and its writer has to
-share. Three ways take turns in one run: saved and synced between two steps as a plain script would; written
-in the background; and that with the snapshot in the memory of the one before, which is how the trainer does
-it. Before each are steps without a checkpoint, whose median is what a step takes then.
+share. Two ways take turns in one run: saved and synced between two steps as a plain script would, and as the
+trainer does it, which copies the state and writes the copy in the background. Before each are steps without a
+checkpoint, whose median is what a step takes then.
 
 What a checkpoint costs is all that the steps took longer than the ones before them, from its snapshot to the
 end of its writing; at the default interval that is spread over a minute of steps. The worst step is the one
@@ -83,10 +83,10 @@ class Synchronous:
 
 
 class Background:
-    """Saves as the trainer does, with or without the memory of the last snapshot."""
+    """Saves as the trainer does."""
 
-    def __init__(self, training: Training, directory: Path, *, reuse: bool) -> None:
-        self._training, self._reuse = training, reuse
+    def __init__(self, training: Training, directory: Path) -> None:
+        self._training = training
         self._checkpoints, self._step = Checkpoints(directory, keep=2), 0
         self.wait = self._checkpoints.wait
 
@@ -95,16 +95,14 @@ class Background:
         return self._checkpoints.busy
 
     def save(self) -> None:
-        spare = self._checkpoints.spare()
         self._step += 1
-        self._checkpoints.save(
-            snapshot(self._training.live(), spare=spare if self._reuse else None), self._step
-        )
+        state = snapshot(self._training.live(), spare=self._checkpoints.spare())
+        self._checkpoints.save(state, self._step)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One checkpoint: seconds of the steps before it, of its snapshot and of the steps until it is written."""
+    """Seconds of the steps before a checkpoint, of its snapshot, and of the steps until it is written."""
 
     before: list[float]
     snapshot: float
@@ -124,8 +122,7 @@ def measure(directory: Path) -> dict[str, list[Sample]]:
     training = Training()
     ways: dict[str, Synchronous | Background] = {
         "synchronous": Synchronous(training, directory / "synchronous"),
-        "fresh_memory": Background(training, directory / "fresh", reuse=False),
-        "trainer": Background(training, directory / "reused", reuse=True),
+        "trainer": Background(training, directory / "trainer"),
     }
     for _ in range(WARM_UP):
         training.step()
@@ -154,7 +151,7 @@ def main() -> None:
     every = [sample for way in samples.values() for sample in way]
     step, interval = median(sample.step for sample in every), Checkpointing().interval_seconds
     print(f"a step takes {step * 1e3:.0f} ms, a checkpoint is made every {interval:.0f} s\n")
-    titles = ("between two steps", "in the background", "and into the same memory")
+    titles = ("between two steps", "in the background")
     rows, figures = [], {"step_ms": step * 1e3}
     for title, (name, way) in zip(titles, samples.items(), strict=True):
         held = median(sample.snapshot for sample in way) * 1e3
