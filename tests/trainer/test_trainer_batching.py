@@ -135,6 +135,11 @@ def test_a_fixed_batch_stays_whatever_is_measured() -> None:
     assert group.progress == pytest.approx(500)
 
 
+def test_between_narrow_bounds_nothing_is_tried() -> None:
+    group = batching(min_batch_size=60, max_batch_size=70)
+    assert set(train(group, Noise(trace=1e5, square=1), StepTime(1, 0), 300)) == {64}
+
+
 def test_ranks_that_see_the_same_numbers_decide_alike_and_a_newcomer_goes_on_with_them() -> None:
     noise, time = Noise(trace=700, square=1), StepTime(0.05, 1e-4)
     group = batching(learning_rate_rule="adascale", max_batch_size=4096)

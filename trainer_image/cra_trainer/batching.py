@@ -39,8 +39,9 @@ GAIN = 0.05
 # Steps between two decisions, and steps of one size before its time is believed.
 PATIENCE = 20
 SEEN = 8
-# Sizes whose times are remembered.
+# Sizes whose times are remembered, and how far apart two must be to tell how a step's time splits.
 SIZES = 8
+APART = 1.2
 # How far one change goes, so that the fit is asked only for what lies next to what was measured.
 STRIDE = 2.0
 # Gradients are measured at every 16th step or, when that costs more than this part of a step, less often.
@@ -109,7 +110,7 @@ class StepTimes:
         known = sorted((rows, *of) for rows, of in self._sizes.items() if of[0] >= SEEN)
         if not known:
             return None
-        if known[-1][0] >= 1.2 * known[0][0]:
+        if known[-1][0] >= APART * known[0][0]:
             self._last = _line(known)
         elif self._last is not None:
             rows, _, mean = known[-1]
@@ -248,8 +249,10 @@ class Batching:
         if time is None:
             # One size says nothing of how the time splits: try the neighbour that the noise speaks for.
             up, down = self._within(round(self.size * STRIDE)), self._within(round(self.size / STRIDE))
-            first, second = (up, down) if noise.scale > self.size else (down, up)
-            self.size = first if first != self.size else second
+            for size in (up, down) if noise.scale > self.size else (down, up):
+                if max(size, self.size) >= APART * min(size, self.size):
+                    self.size = size
+                    break
             return
         low, high = self._within(self._bounds[0]), self._within(self._bounds[1])
         best = best_batch(noise=noise, time=time, low=low, high=high)

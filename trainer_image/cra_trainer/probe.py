@@ -87,8 +87,10 @@ class Probe:
             rows, mine = int(self._rows.sum()), int(self._rows[self._rank])
             # The loss was scaled by b_i/B, so this rank's gradient is (b_i/B)·g_i: A_i = (b_i/B)·|g_i|².
             own = torch.linalg.vector_norm(torch.stack(self._norms)) * math.sqrt(rows / max(mine, 1))
-            whole = torch.nn.utils.get_total_norm(gradients)
-            self.told = torch.stack((own, whole.to(own.dtype)))
+            # NB: get_total_norm would answer in the gradients' own type, and of bfloat16 too little is left
+            # for the difference of two squares.
+            norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+            self.told = torch.stack((own, torch.linalg.vector_norm(torch.stack(norms))))
             self.of = int((self._rows > 0).sum()), rows
         self.cost += time.perf_counter() - started
 
