@@ -154,6 +154,16 @@ def test_a_claim_is_made_only_where_the_user_brings_none() -> None:
     assert built(own)["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == "mine"
 
 
+def test_under_a_url_each_job_has_a_folder_of_its_own_and_no_volume() -> None:
+    job = make_job(checkpoint={"url": "s3://bucket/all/"})
+    pod = built(job)
+    assert env_of(pod)["CRA_CHECKPOINT_DIR"] == f"s3://bucket/all/default/digits/{job.metadata.uid}"
+    assert build.claim(job) is None
+    assert "volumes" not in pod["spec"]
+    assert "volumeMounts" not in trainer_of(pod)
+    assert "CRA_CHECKPOINT_DIR" not in env_of(built(job, rank=1))
+
+
 def test_ranks_find_each_other_before_they_are_ready() -> None:
     service = build.service(make_job())
     assert service["metadata"]["name"] == "digits"

@@ -178,5 +178,62 @@ class Anything(RuleBasedStateMachine):
             assert cluster.status(key).gpus == 0
 
 
+class Living(Anything):
+    """One elastic job that trains from the beginning and is hurt and resized more than anything else."""
+
+    @initialize(gpus=st.integers(4, 6), limit=st.integers(1, 3))
+    def begin(self, gpus: int, limit: int) -> None:
+        self.cluster = MiniCluster(make_node("n0", 3), make_node("n1", gpus - 3))
+        self.limit = limit
+        self.generations = Counter()
+        self.gpu_seconds = {}
+        scaling = {"gpus": 3}
+        key = self.cluster.apply(make_job("b", maximum=4, backoffLimit=limit, scaling=scaling))
+        self.cluster.apply(make_job("a", maximum=4, suspend=True, scaling={"elastic": False}))
+        self.cluster.run(key)
+
+    @rule(gpus=st.sampled_from([1, 2, 3, 4]), crash_after=st.none() | st.integers(0, 4))
+    def the_user_scales_it(self, gpus: int, crash_after: int | None) -> None:
+        self.cluster.edit(("default", "b"), gpus=gpus)
+        self.cluster.reconcile(("default", "b"), crash_after=crash_after)
+
+    @rule(rank=st.integers(1, 3), code=st.sampled_from([75, 137, 143]))
+    def a_worker_is_lost(self, rank: int, code: int) -> None:
+        self.a_pod_exits(("default", "b"), rank, code)
+        self.cluster.wait(5)
+        self.cluster.settle()
+
+    @rule(seconds=st.sampled_from([1, 5, 20]), ready=st.booleans())
+    def it_goes_on(self, seconds: int, ready: bool) -> None:
+        self.cluster.settle()
+        self.pods_that_were_told_to_leave_are_gone()
+        self.cluster.wait(seconds)
+        self.cluster.settle()
+        self.cluster.schedule()
+        if ready:
+            self.pods_get_ready(("default", "b"))
+        self.cluster.settle()
+
+    def teardown(self) -> None:
+        """Left in peace, it gets to the size that is wanted, every place taken; then it ends like any."""
+        if hasattr(self, "cluster"):
+            living, other = ("default", "b"), ("default", "a")
+            self.cluster.edit(other, suspend=True)
+            self.cluster.edit(living, suspend=False, gpus=3, gpus_per_worker=1, elastic=True)
+            for _ in range(30):
+                self.it_goes_on(seconds=20, ready=True)
+            status, done = self.cluster.status(living), self.cluster.newest(living)[0].phase == "Succeeded"
+            if status.phase not in FINISHED and not done:
+                assert status.phase == "Running"
+                assert [worker.rank for worker in status.workers] == [0, 1, 2]
+                assert not status.is_true("Rescaling")
+                assert not status.is_true("Degraded")
+                there = [pod.rank for pod in self.cluster.newest(living) if pod.phase != "Failed"]
+                assert there == [0, 1, 2], "nobody else is left"
+        super().teardown()
+
+
+TestLiving = Living.TestCase
+TestLiving.settings = settings(stateful_step_count=25, max_examples=settings().max_examples // 2)
 TestAnything = Anything.TestCase
 TestAnything.settings = settings(stateful_step_count=30)
