@@ -199,7 +199,8 @@ class CheckpointSpec(Model):
 
     interval_seconds: int = 60
     keep: int = 3
-    volume: VolumeSpec = VolumeSpec(size="10Gi")
+    url: str | None = None
+    volume: VolumeSpec | None = None
 
 
 class JobSpec(Model):

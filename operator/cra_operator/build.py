@@ -1,7 +1,7 @@
 """Manifests of a job's children, as pure functions of the job: pods, headless Service, checkpoint claim.
 
 The user's template wins wherever it speaks, except for what makes the job a job: names, labels, GPUs, the
-environment of the pod contract, rank 0's checkpoint volume. Security settings are filled in where the
+environment of the pod contract, where rank 0 keeps checkpoints. Security settings are filled in where the
 template is silent, so that the pods pass the `restricted` Pod Security Standard by default.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cra_operator import names
-from cra_operator.api import API_VERSION, KIND, Job
+from cra_operator.api import API_VERSION, KIND, Job, VolumeSpec
 from cra_operator.sizing import Cohort
 
 Manifest = dict[str, Any]
@@ -74,9 +74,9 @@ def service(job: Job) -> Manifest:
 
 
 def claim(job: Job) -> Manifest | None:
-    """The checkpoint claim, or None where the user brings one."""
-    volume = job.spec.checkpoint.volume
-    if volume.claim_name is not None:
+    """The checkpoint claim, or None where the user brings one or keeps checkpoints elsewhere."""
+    volume = job.spec.checkpoint.volume or VolumeSpec()
+    if job.spec.checkpoint.url is not None or volume.claim_name is not None:
         return None
     spec: Manifest = {
         "accessModes": ["ReadWriteOnce"],
@@ -130,7 +130,7 @@ def pod(job: Job, *, cohort: Cohort, rank: int, image: str, image_pull_policy: s
     spec["tolerations"] = [*(spec.get("tolerations") or ()), *_tolerations(spec.get("tolerations") or ())]
     trainer = next(c for c in spec["containers"] if c["name"] == names.TRAINER_CONTAINER)
     _equip(trainer, job, cohort, rank)
-    if rank == 0:
+    if rank == 0 and job.spec.checkpoint.url is None:
         _mount_checkpoint(spec, trainer, job)
     _restrict(spec)
     return {
@@ -208,7 +208,7 @@ def _environment(job: Job, cohort: Cohort, rank: int) -> list[Manifest]:
         "CRA_CONFIG": json.dumps(trainer_config(job), separators=(",", ":")),
     }
     if rank == 0:
-        plain["CRA_CHECKPOINT_DIR"] = names.CHECKPOINT_DIR
+        plain["CRA_CHECKPOINT_DIR"] = _checkpoint_place(job)
     address = {"name": "CRA_POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     return [*({"name": key, "value": str(value)} for key, value in plain.items()), address]
 
@@ -219,8 +219,17 @@ def trainer_config(job: Job) -> Manifest:
     return {part: spec[part] for part in ("workload", "training", "allocator", "checkpoint") if part in spec}
 
 
+def _checkpoint_place(job: Job) -> str:
+    """Where rank 0 keeps checkpoints; under a URL no job shares a folder with a later one of its name."""
+    url, metadata = job.spec.checkpoint.url, job.metadata
+    if url is None:
+        return names.CHECKPOINT_DIR
+    return f"{url.rstrip('/')}/{metadata.namespace}/{metadata.name}/{metadata.uid}"
+
+
 def _mount_checkpoint(spec: Manifest, trainer: Manifest, job: Job) -> None:
-    name = job.spec.checkpoint.volume.claim_name or names.claim_name(job.metadata.name)
+    volume = job.spec.checkpoint.volume or VolumeSpec()
+    name = volume.claim_name or names.claim_name(job.metadata.name)
     mounted = {"name": names.CHECKPOINT_VOLUME, "mountPath": names.CHECKPOINT_DIR}
     backed = {"name": names.CHECKPOINT_VOLUME, "persistentVolumeClaim": {"claimName": name}}
     trainer["volumeMounts"] = [*(trainer.get("volumeMounts") or ()), mounted]

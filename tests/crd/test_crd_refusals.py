@@ -430,6 +430,24 @@ REFUSED: list[tuple[str, Manifest, Mapping[str, Any], tuple[str, ...]]] = [
         {"spec.checkpoint.volume": {"size": "-1Gi"}},
         ("volume.size", "above 0"),
     ),
+    (
+        "url-and-volume",
+        BUILT_IN,
+        {"spec.checkpoint": {"url": "s3://bucket", "volume": {"claimName": "c"}}},
+        ("spec.checkpoint.url excludes spec.checkpoint.volume", "keep url for an object store"),
+    ),
+    (
+        "url-without-scheme",
+        BUILT_IN,
+        {"spec.checkpoint.url": "bucket/folder"},
+        ("spec.checkpoint.url must be a URL", "such as s3://bucket/folder"),
+    ),
+    (
+        "url-with-blanks",
+        BUILT_IN,
+        {"spec.checkpoint.url": "s3://bucket/my folder"},
+        ("spec.checkpoint.url must be a URL", "such as s3://bucket/folder"),
+    ),
     # life
     ("suspend-as-text", BUILT_IN, {"spec.suspend": "yes"}, ("spec.suspend", "must be of type boolean")),
     ("queue-name", BUILT_IN, {"spec.queue": "Team A"}, ("spec.queue", "should match")),

@@ -102,7 +102,7 @@ def test_the_smallest_job_gets_every_default(jobs: JobApi) -> None:
             "seed": 0,
             "tracking": {"tensorboard": True},
         },
-        "checkpoint": {"intervalSeconds": 60, "keep": 3, "volume": {"size": "10Gi"}},
+        "checkpoint": {"intervalSeconds": 60, "keep": 3},
         "suspend": False,
         "backoffLimit": 3,
         "startupDeadlineSeconds": 600,
@@ -122,7 +122,7 @@ def test_the_smallest_job_gets_every_default(jobs: JobApi) -> None:
         ),
         ({"spec.training": {"earlyStopping": {"patience": 2}}}, "training.earlyStopping.minDelta", 0),
         ({"spec.checkpoint": {"volume": {"claimName": "mine"}}}, "checkpoint.volume", {"claimName": "mine"}),
-        ({"spec.checkpoint": {"keep": 9}}, "checkpoint.volume", {"size": "10Gi"}),
+        ({"spec.checkpoint": {"url": "s3://bucket"}}, "checkpoint.keep", 3),
     ],
 )
 def test_what_is_given_in_part_is_filled_up(jobs: JobApi, given: Manifest, path: str, filled: Any) -> None:

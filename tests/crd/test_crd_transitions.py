@@ -17,6 +17,9 @@ pytestmark = pytest.mark.cluster
 
 POD = "spec.template.spec"
 
+OWN_VOLUME = edited(BUILT_IN, {"metadata.name": "own-volume", "spec.checkpoint.volume": {"size": "5Gi"}})
+OWN_URL = edited(BUILT_IN, {"metadata.name": "own-url", "spec.checkpoint.url": "s3://bucket"})
+
 FROZEN: list[tuple[str, Manifest, Mapping[str, Any], str]] = [
     ("workload-name", BUILT_IN, {"spec.workload.name": "char-transformer"}, "spec.workload is immutable"),
     (
@@ -51,7 +54,22 @@ FROZEN: list[tuple[str, Manifest, Mapping[str, Any], str]] = [
     ("allocator", BUILT_IN, {"spec.allocator.ranks.strategy": "uniform"}, "spec.allocator is immutable"),
     ("seed", BUILT_IN, {"spec.training.seed": 1}, "spec.training is immutable"),
     ("epochs", BUILT_IN, {"spec.training.epochs": 11}, "spec.training is immutable"),
-    ("volume", BUILT_IN, {"spec.checkpoint.volume.size": "20Gi"}, "spec.checkpoint.volume is immutable"),
+    (
+        "volume-added",
+        BUILT_IN,
+        {"spec.checkpoint.volume.size": "20Gi"},
+        "spec.checkpoint.volume is immutable",
+    ),
+    ("volume", OWN_VOLUME, {"spec.checkpoint.volume.size": "20Gi"}, "spec.checkpoint.volume is immutable"),
+    (
+        "volume-removed",
+        OWN_VOLUME,
+        {"spec.checkpoint.volume": REMOVED},
+        "spec.checkpoint.volume is immutable",
+    ),
+    ("url-added", BUILT_IN, {"spec.checkpoint.url": "s3://bucket"}, "spec.checkpoint.url is immutable"),
+    ("url", OWN_URL, {"spec.checkpoint.url": "s3://other"}, "spec.checkpoint.url is immutable"),
+    ("url-removed", OWN_URL, {"spec.checkpoint.url": REMOVED}, "spec.checkpoint.url is immutable"),
     ("managed-by-added", BUILT_IN, {"spec.managedBy": "other.dev/controller"}, "spec.managedBy is immutable"),
 ]
 
@@ -86,11 +104,12 @@ FREE: list[tuple[str, Mapping[str, Any]]] = [
 
 @pytest.fixture(scope="module")
 def living(cluster: "Cluster", connection: client.ApiClient) -> Iterator[tuple[JobApi, dict[str, Manifest]]]:
-    """The two good jobs as stored, in a namespace that goes with the module."""
+    """Good jobs as stored, in a namespace that goes with the module."""
     name = f"crd-{uuid.uuid4().hex[:8]}"
     cluster.kubectl("create", "namespace", name)
     api = JobApi(connection, name)
-    yield api, {base["metadata"]["name"]: api.create(base, keep=True) for base in (BUILT_IN, OWN_POD)}
+    bases = (BUILT_IN, OWN_POD, OWN_VOLUME, OWN_URL)
+    yield api, {base["metadata"]["name"]: api.create(base, keep=True) for base in bases}
     cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
