@@ -58,6 +58,21 @@ def test_the_result_is_rank_zeros_last_word() -> None:
     assert status.last_checkpoint.step == 230
 
 
+def test_a_finished_training_that_could_not_be_saved_says_so() -> None:
+    cluster, key = running()
+    first, second = cluster.newest(key)
+    refused = {"step": 200, "path": "s3://b/step-200", "failure": "checkpoint of step 230 in s3://b: denied"}
+    cluster.exit(first, 0, json.dumps({**RESULT, "checkpoint": refused}))
+    cluster.exit(second, 0)
+    cluster.settle()
+    status = cluster.status(key)
+    assert status.phase == "Succeeded"
+    degraded = status.condition("Degraded")
+    assert degraded is not None
+    assert (degraded.status, degraded.reason) == ("True", "CheckpointFailed")
+    assert degraded.message == "the end of the training is not saved: " + refused["failure"]  # type: ignore[operator]
+
+
 def test_a_plain_script_succeeds_without_last_words() -> None:
     cluster, key = running()
     for pod in cluster.newest(key):

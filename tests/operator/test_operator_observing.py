@@ -102,6 +102,12 @@ def test_values_that_are_no_numbers_are_left_out() -> None:
     assert (seen.progress.step, seen.progress.loss, seen.progress.eta_seconds) == (7, None, None)
 
 
+@pytest.mark.parametrize(("samples", "failing"), [([1.0], True), ([0.0], False), ([], False)])
+def test_rank_zero_tells_whether_checkpoints_fail(samples: list[float], failing: bool) -> None:
+    seen = look([trainer("step", 1), *(trainer("checkpoint_failing", value) for value in samples)])
+    assert seen.checkpoint_failing is failing
+
+
 def test_no_checkpoint_yet_is_none() -> None:
     seen = look(
         [trainer("step", 1), trainer("checkpoint_step", 0), trainer("checkpoint_timestamp_seconds", 0)]

@@ -88,6 +88,29 @@ def test_missing_metrics_keep_the_last_values_and_are_said() -> None:
     assert not status.is_true("MetricsAvailable")
 
 
+def test_a_checkpoint_that_cannot_be_written_is_a_condition_until_one_can() -> None:
+    cluster, key = running()
+    for _ in range(2):
+        cluster.observations[key] = seen(checkpoint_failing=True)
+        cluster.settle()
+    status = cluster.status(key)
+    degraded = status.condition("Degraded")
+    assert degraded is not None
+    assert (status.phase, degraded.status, degraded.reason) == ("Running", "True", "CheckpointFailed")
+    assert degraded.message == (
+        "the last checkpoint could not be written, step 50 is the newest one; training goes on. "
+        "Make room or give access: `kubectl logs digits-1-0` says what was refused"
+    )
+    assert [event.reason for event in cluster.events].count("CheckpointFailed") == 1
+    cluster.observations[key] = Observation(time=START, run=1, available=False, reason="NoSamples")
+    cluster.settle()
+    assert cluster.status(key).is_true("Degraded"), "nobody knows better"
+    cluster.observations[key] = seen()
+    cluster.settle()
+    assert cluster.status(key).condition("Degraded").reason == "AsExpected"  # type: ignore[union-attr]
+    assert [event.reason for event in cluster.events].count("CheckpointWritten") == 1
+
+
 def test_measurements_of_an_earlier_run_are_not_shown() -> None:
     cluster, key = running()
     cluster.observations[key] = seen(run=0)

@@ -16,7 +16,7 @@ TRAINER_PREFIX = "cra_trainer_"
 TRAINER_METRICS = (
     "progress_ratio", "epoch", "epochs", "step", "loss", "eta_seconds", "samples_per_second", "samples_total",
     "share_ratio", "weight_ratio", "performance", "checkpoint_step", "checkpoint_timestamp_seconds",
-    "pause_seconds",
+    "checkpoint_failing", "pause_seconds",
 )  # fmt: skip
 """What is read of the trainers' metrics, without their prefix."""
 UTILIZATION = "DCGM_FI_DEV_GPU_UTIL"
@@ -103,6 +103,7 @@ def _observation(
         workers={name: _worker(metrics) for name, metrics in seen.items()},
         utilization=round(min(1.0, fmean(busy)), 4) if busy else None,
         checkpoint=_checkpoint(first),
+        checkpoint_failing=bool(_last(first, "checkpoint_failing")),
         pause_seconds=_last(first, "pause_seconds") or None,
     )
 

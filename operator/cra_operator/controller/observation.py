@@ -32,6 +32,7 @@ class Observation:
         workers: By name of the pod.
         utilization: Mean over the job's GPUs, 0..1.
         checkpoint: The newest checkpoint that rank 0 reports.
+        checkpoint_failing: Whether rank 0 could not write the last one.
         pause_seconds: The last pause of training, when workers joined or left, that rank 0 reports.
     """
 
@@ -44,4 +45,5 @@ class Observation:
     workers: Mapping[str, WorkerSample] = field(default_factory=dict)
     utilization: float | None = None
     checkpoint: CheckpointStatus | None = None
+    checkpoint_failing: bool = False
     pause_seconds: float | None = None

@@ -10,7 +10,7 @@ from cra_operator.api import ErrorResult, Progress, Result
 from cra_operator.lifecycle import backoff, gang
 from cra_operator.lifecycle.draft import Draft
 from cra_operator.lifecycle.failures import EXIT_LEFT, EXIT_PEER_LOST, Failure
-from cra_operator.lifecycle.report import Report
+from cra_operator.lifecycle.report import CHECKPOINT_FAILED, Report
 from cra_operator.lifecycle.startup import Obstacle
 from cra_operator.lifecycle.words import clip, count
 from cra_operator.view import PodView, is_live
@@ -49,6 +49,10 @@ def succeed(world: World, draft: Draft, report: Report | None) -> None:
     _finish(world, draft, "Succeeded", "Finished", message)
     draft.condition("Degraded", False, "AsExpected")
     draft.tell("Succeeded", message)
+    if report is not None and report.checkpoint_failure is not None:
+        lost = f"the end of the training is not saved: {report.checkpoint_failure}"
+        draft.condition("Degraded", True, CHECKPOINT_FAILED, lost)
+        draft.tell(CHECKPOINT_FAILED, lost, warning=True)
 
 
 def _result(report: Report | None, progress: Progress | None) -> Result:

@@ -8,7 +8,7 @@ from typing import Any
 from cra_operator.api import CheckpointStatus, Progress, WorkerStatus
 from cra_operator.controller.observation import WorkerSample
 from cra_operator.lifecycle.draft import Draft
-from cra_operator.lifecycle.report import Report, parse
+from cra_operator.lifecycle.report import CHECKPOINT_FAILED, Report, parse
 from cra_operator.sizing import Size
 from cra_operator.view import PodView, holds_gpus
 from cra_operator.world import World
@@ -97,6 +97,28 @@ def note_observation(world: World, draft: Draft) -> None:
         draft.set(utilization=seen.utilization)
     if seen.checkpoint is not None:
         draft.set(last_checkpoint=seen.checkpoint)
+    _note_failing_checkpoints(world, draft, failing=seen.checkpoint_failing)
+
+
+def _note_failing_checkpoints(world: World, draft: Draft, *, failing: bool) -> None:
+    """A checkpoint that cannot be written is a condition, unless a worse one holds; training goes on."""
+    degraded = world.job.status.condition("Degraded")
+    held = degraded is not None and degraded.status == "True"
+    known = held and draft.was("Degraded", CHECKPOINT_FAILED)
+    if not failing and known:
+        draft.condition("Degraded", False, "AsExpected")
+        draft.tell("CheckpointWritten", "checkpoints can be written again")
+    elif failing and (known or not held):
+        newest: CheckpointStatus | None = draft.get("last_checkpoint")
+        left = f"step {newest.step} is the newest one" if newest is not None else "there is none yet"
+        leader = next((worker.pod for worker in draft.get("workers") if worker.rank == 0), None)
+        message = (
+            f"the last checkpoint could not be written, {left}; training goes on. "
+            f"Make room or give access: `kubectl logs {leader}` says what was refused"
+        )
+        draft.condition("Degraded", True, CHECKPOINT_FAILED, message)
+        if not known:
+            draft.tell(CHECKPOINT_FAILED, message, warning=True)
 
 
 def _never_fewer_samples(seen: Progress, known: Progress | None) -> Progress:

@@ -19,6 +19,9 @@ from cra_operator.api import Model, Progress, RankResult
 
 M = TypeVar("M", bound=Model)
 
+CHECKPOINT_FAILED = "CheckpointFailed"
+"""Reason for a training that could not be saved."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerError:
@@ -42,7 +45,8 @@ class Report:
         seconds: Length of the run.
         ranks: The last shares, weights and speeds.
         checkpoint_step: Step of the last checkpoint.
-        checkpoint_path: Its path.
+        checkpoint_path: Its path or URL.
+        checkpoint_failure: Why a later one could not be written.
         error: What went wrong.
     """
 
@@ -54,6 +58,7 @@ class Report:
     ranks: tuple[RankResult, ...] = ()
     checkpoint_step: int | None = None
     checkpoint_path: str | None = None
+    checkpoint_failure: str | None = None
     error: TrainerError | None = None
 
 
@@ -66,7 +71,7 @@ def parse(message: str) -> Report | None:
     if not isinstance(raw, dict):
         return None
     checkpoint = _mapping(raw.get("checkpoint"))
-    step, path = _number(checkpoint.get("step")), checkpoint.get("path")
+    step, path, failure = _number(checkpoint.get("step")), checkpoint.get("path"), checkpoint.get("failure")
     metrics = ((str(name), _number(value)) for name, value in _mapping(raw.get("metrics")).items())
     ranks = (_model(RankResult, rank) for rank in _sequence(raw.get("ranks")))
     return Report(
@@ -78,6 +83,7 @@ def parse(message: str) -> Report | None:
         ranks=tuple(rank for rank in ranks if rank is not None),
         checkpoint_step=None if step is None else int(step),
         checkpoint_path=path if isinstance(path, str) else None,
+        checkpoint_failure=failure if isinstance(failure, str) else None,
         error=_error(raw.get("error")),
     )
 
