@@ -86,7 +86,7 @@ def test_kubectl_scale_changes_the_size(operator: OperatorProcess, user: User) -
     status = user.wait("sized", "Running")
     assert (status["rescales"], status["generation"], status["restarts"]) == (1, 2, 0)
     assert status["lastDecision"]["message"] == (
-        "from 1 GPU to 3 GPUs by way of a checkpoint (the script is not elastic)"
+        "from 1 GPU to 3 GPUs by way of a checkpoint and a restart (the script is not elastic)"
     )
     names = sorted(pod["metadata"]["name"] for pod in user.pods("sized"))
     assert names == ["sized-2-0", "sized-2-1", "sized-2-2"]

@@ -219,7 +219,7 @@ def test_a_size_that_changes_before_the_run_has_begun_takes_the_way_by_a_new_sta
     cluster.settle()
     assert {pod.run for pod in cluster.newest(key)} == {2}
     assert told(cluster, "Rescaling") == [
-        "from 2 GPUs to 4 GPUs by way of a checkpoint (not all workers take part yet)"
+        "from 2 GPUs to 4 GPUs by way of a checkpoint and a restart (not all workers take part yet)"
     ]
 
 
@@ -231,7 +231,7 @@ def test_pods_of_another_size_lead_through_a_checkpoint() -> None:
     cluster.settle()
     assert cluster.status(key).phase == "Rescaling"
     assert rescaling(cluster, key).message == (
-        "from 4 GPUs to 4 GPUs (2 x 2) by way of a checkpoint (gpusPerWorker changes)"
+        "from 4 GPUs to 4 GPUs (2 x 2) by way of a checkpoint and a restart (gpusPerWorker changes)"
     )
     cluster.obey(key)
     cluster.run(key)

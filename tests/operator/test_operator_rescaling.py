@@ -23,7 +23,7 @@ def test_scaling_leaves_with_a_checkpoint_and_starts_at_the_new_size() -> None:
     assert status.phase == "Rescaling"
     assert status.is_true("Rescaling")
     assert status.condition("Rescaling").message == (  # type: ignore[union-attr]
-        "from 2 GPUs to 4 GPUs by way of a checkpoint (the script is not elastic)"
+        "from 2 GPUs to 4 GPUs by way of a checkpoint and a restart (the script is not elastic)"
     )
     assert all(pod.deleting for pod in cluster.newest(key))
     cluster.obey(key)
@@ -33,7 +33,7 @@ def test_scaling_leaves_with_a_checkpoint_and_starts_at_the_new_size() -> None:
     assert (status.phase, status.rescales, status.generation, status.gpus) == ("Running", 1, 2, 4)
     assert status.condition("Rescaling").reason == "Rescaled"  # type: ignore[union-attr]
     assert [event.message for event in cluster.events if event.reason == "Rescaled"] == [
-        "now 4 GPUs, by way of a checkpoint"
+        "now 4 GPUs, by way of a checkpoint and a restart"
     ]
     assert status.failures in (None, 0), "leaving when told to is no failure"
     assert status.restarts in (None, 0)

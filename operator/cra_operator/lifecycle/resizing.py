@@ -31,7 +31,7 @@ def note_resized(draft: Draft, text: str) -> None:
 def begin_by_checkpoint(world: World, draft: Draft) -> None:
     """All pods leave with a checkpoint; the next run starts from it at the new size."""
     size = world.wanted
-    message = f"from {world.size} to {size} by way of a checkpoint ({_why_not_live(world)})"
+    message = f"from {world.size} to {size} by way of a checkpoint and a restart ({_why_not_live(world)})"
     draft.holding = size
     note_decision(draft, world.size, size, "SpecChanged", message)
     draft.set(phase="Rescaling", message=message)
