@@ -64,6 +64,28 @@ def test_a_killed_leader_costs_a_restart_from_the_checkpoint(reach: Reach, names
     assert "step" in reach.kubectl("logs", "-n", namespace, "killed-2-0")
 
 
+def test_a_place_that_refuses_checkpoints_costs_nothing_else(reach: Reach, namespace: str) -> None:
+    # On any machine nothing can be written below a device.
+    refused = {"url": "file:///dev/null/bucket", "intervalSeconds": 1}
+    apply(reach, "refused", digits(epochs=20, checkpoint=refused), namespace=namespace)
+    seen = reach.wait_job(
+        "refused",
+        lambda job: condition(job, "Degraded").get("reason") == "CheckpointFailed",
+        namespace=namespace,
+    )
+    assert condition(seen, "Degraded")["status"] == "True"
+    done = reach.wait_finished("refused", namespace=namespace)
+    assert status(done)["phase"] == "Succeeded"
+    assert status(done)["result"]["metrics"]["accuracy"] > 0.5
+    assert condition(done, "Degraded")["reason"] == "CheckpointFailed"
+    uid = done["metadata"]["uid"]
+    assert f"/dev/null/bucket/{namespace}/refused/{uid}" in condition(done, "Degraded")["message"]
+    assert any(
+        event.startswith("CheckpointFailed: ") for event in events(reach, "refused", namespace=namespace)
+    )
+    assert "refused-checkpoint" not in reach.kubectl("get", "pvc", "-n", namespace)
+
+
 def test_a_checkpoint_cut_short_is_skipped_for_the_one_before(reach: Reach, namespace: str) -> None:
     spec = digits(epochs=2000, checkpoint={"intervalSeconds": 1})
     apply(reach, "cut", spec, namespace=namespace)

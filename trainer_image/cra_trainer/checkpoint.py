@@ -72,9 +72,8 @@ def snapshot(value: Any, path: str = "state", *, spare: Any = None) -> Any:
         StateError: Something in it could not be loaded again; the text says where and what.
     """
     if isinstance(value, torch.Tensor):
-        if isinstance(spare, torch.Tensor) and _fits(spare, value):
-            return spare.copy_(value.detach())
-        return value.detach().to("cpu", copy=True)
+        value = value.detach()
+        return spare.copy_(value) if _fits(spare, value) else value.to("cpu", copy=True)
     if value is None or type(value) in (bool, int, float, str, bytes):
         return value
     if type(value) in (dict, OrderedDict, Counter):
@@ -93,9 +92,10 @@ def snapshot(value: Any, path: str = "state", *, spare: Any = None) -> Any:
     )
 
 
-def _fits(spare: torch.Tensor, value: torch.Tensor) -> bool:
+def _fits(spare: Any, value: torch.Tensor) -> bool:
     return (
-        spare.shape == value.shape
+        type(spare) is type(value) is torch.Tensor
+        and spare.shape == value.shape
         and spare.dtype == value.dtype
         and spare.layout == value.layout == torch.strided
         and not spare.is_quantized
