@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+import cra_trainer.parallel
 import cra_trainer.session
 from cra_trainer import data
 
@@ -60,6 +61,12 @@ def gradients(record: Record, size: int, per_row: bool, dtype: torch.dtype = tor
             record["rows"].append(numbers.tolist())
             session.step()
     session.finish()
+
+
+def gradients_beside(record: Record, size: int) -> None:
+    """The same, with every bucket taken for too large to be copied."""
+    cra_trainer.parallel._COPIED = 0
+    gradients(record, size, per_row=False)
 
 
 def flat_gradient(model: nn.Module) -> torch.Tensor:

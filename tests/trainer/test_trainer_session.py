@@ -55,6 +55,14 @@ def test_unequal_shares_give_the_gradient_of_one_process(
     assert trained["ratio"] == 1.0
 
 
+def test_the_table_may_travel_beside_a_large_bucket(tmp_path: Path) -> None:
+    config = job(batch=20, strategy="fixed", weights=[3.0, 1.0])
+    ranks = run_ranks(scripts.gradients_beside, 60, world_size=2, directory=tmp_path, config=config)
+    assert [rank.code for rank in ranks] == [0, 0]
+    assert max(error for rank in ranks for error in rank.record["errors"]) <= 1e-5
+    assert [len(rows) for rows in ranks[0].record["rows"]] == [15] * 6
+
+
 def test_gradients_in_half_precision_carry_the_table_too(tmp_path: Path) -> None:
     config = job(batch=20, strategy="fixed", weights=[1, 2])
     ranks = run_ranks(

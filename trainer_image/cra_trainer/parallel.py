@@ -5,7 +5,7 @@ Gradients are summed, not averaged: each rank has scaled its loss by its part of
 is the exact mean over samples however unequal the parts are. And the last bucket is longer than its
 gradients: each rank has a row of a small table there in which only it writes, so the sum hands every rank the
 whole table, without a collective of its own. The last bucket is ready when the local backward pass is all but
-done, so the table can carry the compute time of this very step.
+done, so the table can carry the compute time of this very step. (`_COPIED` says where that is not worth it.)
 
 On a GPU nothing here waits for the device: times are differences of events, and the table is read one step
 later, when it has long been copied to the host. Every rank does so alike, so decisions that follow from the
@@ -33,6 +33,11 @@ from cra_trainer.allocation.shares import Floats, Ints
 from cra_trainer.elastic.group import Group
 from cra_trainer.noise import Gradients
 from cra_trainer.probe import Probe
+
+_COPIED = 2**18
+"""On a CPU so many gradients, and no more, are copied to have the table in one piece with them. To copy a
+bucket of 20 MB took 6 % of a step's CPU time: beside such a one the table travels in a collective of its own.
+"""
 
 
 class Column(IntEnum):
@@ -152,10 +157,12 @@ class Replica(nn.Module):
 
 
 class _Room:
-    """Memory for the last bucket with the table behind it, and its parts."""
+    """Memory for the last bucket with the table behind it, and its parts; for a large one the table alone."""
 
     def __init__(self, bucket: Tensor, group: Group) -> None:
-        n, ranks, width = bucket.numel(), group.world_size, len(Column)
+        self.kind = bucket.shape, bucket.dtype
+        self.large = bucket.device.type == "cpu" and bucket.numel() > _COPIED
+        n, ranks, width = 0 if self.large else bucket.numel(), group.world_size, len(Column)
         self.whole = torch.zeros(n + ranks * width, dtype=bucket.dtype, device=bucket.device)
         self.gradients, self.table = self.whole[:n], self.whole[n:].view(ranks, width)
         self.mine = self.table[group.rank]
@@ -333,10 +340,11 @@ class Reducer:
         step.watch.mark()
         self._signals.reducing()
         room = self._room
-        if room is None or room.gradients.shape != bucket.shape or room.gradients.dtype != bucket.dtype:
+        if room is None or room.kind != (bucket.shape, bucket.dtype):
             # DDP settles its buckets anew after the first step.
             room = self._room = _Room(bucket, group)
-        room.gradients.copy_(bucket)
+        if not room.large:
+            room.gradients.copy_(bucket)
         room.table.zero_()
         # The time that a GPU took is known when it has passed the event, so there it is the last step's.
         seconds = self._last_compute if self._cuda else step.watch.between(0, 1)
@@ -348,7 +356,13 @@ class Reducer:
         if before.norms is not None:
             room.mine[Column.OWN : Column.COST] = before.norms
         # Nothing is left to overlap with: waiting here spares a callback on a thread that would need the GIL.
-        dist.all_reduce(room.whole)
+        if room.large:
+            table = dist.all_reduce(room.table, async_op=True)
+            dist.all_reduce(bucket)
+            assert table is not None
+            table.wait()
+        else:
+            dist.all_reduce(room.whole)
         step.table = room.table
         if self._cuda:
             step.table = torch.empty(room.table.shape, dtype=room.table.dtype, pin_memory=True)
@@ -356,7 +370,7 @@ class Reducer:
         reduced: torch.futures.Future[Tensor] = torch.futures.Future(
             devices=[group.device] if self._cuda else None
         )
-        reduced.set_result(room.gradients)
+        reduced.set_result(bucket if room.large else room.gradients)
         return reduced
 
 
