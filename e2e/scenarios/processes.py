@@ -5,22 +5,23 @@ import signal
 from pathlib import Path
 
 
-def trainer_processes(pod: str) -> list[int]:
+def trainer_processes(pod: str, *, namespace: str) -> list[int]:
     """Process ids, as this machine counts them, of everything whose environment names this pod."""
-    wanted = f"CRA_POD={pod}".encode()
+    # Another cluster of this machine may have a pod of the same name; each test has a namespace of its own.
+    wanted = {f"CRA_POD={pod}".encode(), f"CRA_NAMESPACE={namespace}".encode()}
     found = []
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if wanted in environment.read_bytes().split(b"\0"):
+            if wanted <= set(environment.read_bytes().split(b"\0")):
                 found.append(int(environment.parent.name))
         except OSError:
             continue  # it ended meanwhile, or is not ours to read
     return found
 
 
-def kill_trainer(pod: str) -> None:
+def kill_trainer(pod: str, *, namespace: str) -> None:
     """SIGKILL a pod's trainer, as the kernel would when memory runs out or a person would by mistake."""
-    found = trainer_processes(pod)
+    found = trainer_processes(pod, namespace=namespace)
     assert found, f"no process belongs to pod {pod}"
     for process in found:
         os.kill(process, signal.SIGKILL)

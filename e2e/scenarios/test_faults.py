@@ -55,7 +55,7 @@ def test_a_killed_leader_costs_a_restart_from_the_checkpoint(reach: Reach, names
         lambda job: status(job).get("lastCheckpoint", {}).get("step", 0) > 0,
         namespace=namespace,
     )
-    kill_trainer("killed-1-0")
+    kill_trainer("killed-1-0", namespace=namespace)
     restarted = reach.wait_job("killed", lambda job: status(job).get("restarts") == 1, namespace=namespace)
     assert any("killed-1-0" in event for event in events(reach, "killed", namespace=namespace))
     done = reach.wait_finished("killed", namespace=namespace)
