@@ -42,7 +42,7 @@ def said(reach: Reach, name: str, *, namespace: str) -> str:
 
 
 def test_a_job_grows_and_shrinks_while_it_trains(reach: Reach, namespace: str) -> None:
-    epochs = 120
+    epochs = 60
     apply(reach, "digits", digits(epochs=epochs), namespace=namespace)
     before = reach.wait_job("digits", lambda job: step(job) >= 10, namespace=namespace)
     first = lives(reach, "digits", namespace=namespace)
@@ -70,7 +70,7 @@ def test_a_job_grows_and_shrinks_while_it_trains(reach: Reach, namespace: str) -
 
 
 def test_a_killed_worker_is_replaced_and_nobody_else(reach: Reach, namespace: str) -> None:
-    epochs = 60
+    epochs = 40
     spec = digits(epochs=epochs, scaling={"minGPUs": 3, "maxGPUs": 3})
     apply(reach, "killed", spec, namespace=namespace)
     before = reach.wait_job("killed", lambda job: step(job) >= 10, namespace=namespace)
@@ -143,5 +143,5 @@ def test_a_script_without_a_session_is_stopped_and_started_anew(reach: Reach, na
     assert len(second) == 2
     assert not first.keys() & second.keys()
     text = said(reach, "plain", namespace=namespace)
-    assert "by way of a checkpoint (the script is not elastic)" in text
+    assert "by way of a checkpoint and a restart" in text
     reach.kubectl("delete", "crj", "-n", namespace, "plain")
