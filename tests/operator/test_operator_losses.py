@@ -7,7 +7,7 @@ import pytest
 
 from cra_operator.api import Condition, JobKey
 from cra_operator.lifecycle.losses import OUTLIVE
-from cra_operator.view import PodView
+from cra_operator.view import LOST_NODE_GRACE, PodView
 from tests.operator.operator_world import MiniCluster, make_job, make_node
 
 
@@ -97,6 +97,28 @@ def test_an_evicted_worker_is_not_counted_and_leaves_before_it_is_replaced() -> 
     cluster.run(key)
     assert ranks(cluster, key) == [0, 1, 2, 3]
     assert cluster.status(key).gpus == 4
+
+
+def test_a_worker_on_a_dead_node_is_waited_for_no_longer_than_it_may_compute() -> None:
+    cluster, key = running()
+    cluster.nodes["gpu-1"] = make_node("gpu-1")
+    pod = cluster.newest(key)[1]
+    grace = cluster.now + timedelta(seconds=60)
+    cluster.change(pod, node="gone", disruption="DeletionByTaintManager", deleted=cluster.now, deadline=grace)
+    cluster.settle()
+    look(cluster, key, after=1)
+    again = cluster.look_again[key]
+    assert again == grace + LOST_NODE_GRACE
+    assert [pod.generation for pod in cluster.newest(key)] == [1, 1, 1, 1]
+    cluster.now = again
+    cluster.settle()
+    cluster.run(key)
+    assert [(pod.rank, pod.generation) for pod in cluster.newest(key) if pod.node != "gone"] == [
+        (0, 1),
+        (1, 2),
+        (2, 1),
+        (3, 1),
+    ]
 
 
 def test_a_worker_that_vanished_is_replaced() -> None:

@@ -144,8 +144,8 @@ def _take_in(world: World, draft: Draft, cohort: Cohort) -> None:
         text = f"{len(workers)} of {count(cohort.size.workers, 'worker')} train again"
         draft.condition("Rescaling", False, "Replaced", text)
         draft.tell("Replaced", text)
-    if len(workers) == cohort.size.workers:
-        draft.condition("Degraded", False, "AsExpected")
+        if len(workers) == cohort.size.workers:
+            draft.condition("Degraded", False, "AsExpected")
     note_strength(draft, cohort.size)
     gang.delete(draft, world.strays)
     draft.look_again(draft.now)

@@ -17,6 +17,7 @@ from cra_operator.lifecycle import gang, joining, losses, resizing
 from cra_operator.lifecycle.draft import Draft
 from cra_operator.lifecycle.measured import note_strength, note_training
 from cra_operator.lifecycle.words import count
+from cra_operator.view import LOST_NODE_GRACE
 from cra_operator.world import World
 
 _LIVE = ("Growing", "Shrinking", "Replacing")
@@ -49,13 +50,20 @@ def _change_size(world: World, draft: Draft) -> None:
         joining.dismiss(world, draft)
         draft.condition("Rescaling", False, "Superseded", f"{world.wanted} are wanted now")
     elif world.leaving:
-        note_strength(draft, world.size, f"{count(len(world.leaving), 'pod')} still to end")
+        _wait_for_leavers(world, draft)
     elif draft.was("Rescaling", "Shrinking") and world.job.status.is_true("Rescaling"):
         _finish_shrinking(world, draft)
     elif verdict is not None and verdict.fits:
         joining.begin(world, draft)
     else:
         resizing.note_wish(world, draft)
+
+
+def _wait_for_leavers(world: World, draft: Draft) -> None:
+    note_strength(draft, world.size, f"{count(len(world.leaving), 'pod')} still to end")
+    for pod in world.leaving:
+        if pod.deadline is not None:
+            draft.look_again(max(world.now + LOST_NODE_GRACE, pod.deadline + LOST_NODE_GRACE))
 
 
 def _shrink(world: World, draft: Draft) -> None:
@@ -68,8 +76,8 @@ def _shrink(world: World, draft: Draft) -> None:
     draft.set_run(gpus=size.gpus)
     draft.condition("Rescaling", True, "Shrinking", message)
     draft.tell("Rescaling", message)
-    if len(workers) == size.workers:
-        draft.condition("Degraded", False, "AsExpected")
+    if len(workers) == size.workers and len(world.job.status.workers) < world.size.workers:
+        draft.condition("Degraded", False, "AsExpected")  # the empty places are not wanted any more
     note_strength(draft, size, "shrinking")
     gang.delete(draft, (pod for pod in world.current if pod.rank >= size.workers))
     draft.look_again(draft.now)

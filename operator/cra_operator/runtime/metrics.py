@@ -48,7 +48,7 @@ class Metrics:
         )
         self._restarts = Counter(
             "cra_operator_restarts_total",
-            "Generations given up, by cause.",
+            "Runs given up, by cause.",
             ["reason"],
             registry=self.registry,
         )
