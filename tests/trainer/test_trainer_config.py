@@ -45,6 +45,7 @@ def test_the_pod_contract_is_read(tmp_path: Path) -> None:
 def test_only_rank_0_keeps_checkpoints() -> None:
     env = read_env({"RANK": "1", "WORLD_SIZE": "2", "CRA_CHECKPOINT_DIR": "/cra/checkpoint"})
     assert env.checkpoint_dir is None
+    assert read_env({"CRA_CHECKPOINT_DIR": "s3://bucket/x"}).checkpoint_dir == "s3://bucket/x"
 
 
 @pytest.mark.parametrize(
