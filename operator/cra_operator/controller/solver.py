@@ -1,0 +1,88 @@
+"""The exact best use of the GPUs: a multiple-choice knapsack over jobs and sizes.
+
+    maximise  sum_j value[j, choice_j]
+    so that   sum_{j: kind = t} gpus[choice_j] <= capacity[t]   for each type t
+
+Solved by dynamic programming over the GPUs that are left, job after job (Kellerer, Pferschy and Pisinger,
+*Knapsack Problems*, 2004, section 11.5). With one type a table row is as long as the cluster has GPUs; with
+several, a row is a box with one axis per type, which is why the cost grows with the product of the types'
+capacities: fine for a few hundred GPUs of three types, not for thousands.
+
+Rows hold the best value of the jobs so far *within* so many GPUs. Choices are read off backwards afterwards,
+which spares a second table. Where several answers are equally good, the earlier column wins.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cra_operator.controller.policy import Floats, Ints, Sizes
+
+
+def solve(value: Floats, sizes: Sizes, capacity: Ints) -> Ints:
+    """The choice of sizes with the largest sum of values.
+
+    Args:
+        value: What each size is worth to each job, [J, K]; -inf where it must not be.
+        sizes: The columns.
+        capacity: GPUs by type, [T].
+
+    Returns:
+        A column for each job, [J].
+
+    Raises:
+        ValueError: No choice fits, because some jobs may not be left without GPUs.
+    """
+    jobs = len(value)
+    box = tuple(int(gpus) + 1 for gpus in capacity)
+    table = np.empty((jobs + 1, *box))
+    table[0] = 0.0
+    columns = [_worthwhile(value[j], sizes) for j in range(jobs)]
+    scratch = np.empty(box)
+    for j in range(jobs):
+        before, after = table[j], table[j + 1]
+        after.fill(-np.inf)
+        for k in columns[j]:
+            left, used = _shifted(int(sizes.kind[k]), int(sizes.gpus[k]), len(box))
+            into, candidate = after[used], scratch[used]
+            if into.size:
+                np.add(before[left], value[j, k], out=candidate)
+                np.maximum(into, candidate, out=into)
+    choice = np.zeros(jobs, dtype=np.int64)
+    at = [int(gpus) for gpus in capacity]
+    if table[jobs][tuple(at)] == -np.inf:
+        raise ValueError("no choice of sizes fits the cluster")
+    for j in range(jobs - 1, -1, -1):
+        goal = table[j + 1][tuple(at)]
+        for k in columns[j]:
+            kind, gpus = int(sizes.kind[k]), int(sizes.gpus[k])
+            if gpus > at[kind]:
+                continue
+            at[kind] -= gpus
+            if table[j][tuple(at)] + value[j, k] == goal:
+                choice[j] = k
+                break
+            at[kind] += gpus
+    return choice
+
+
+def _worthwhile(value: Floats, sizes: Sizes) -> list[int]:
+    """The columns that no other column beats with as few GPUs of the same type."""
+    best: dict[int, float] = {}
+    kept = []
+    for k in sorted(range(len(sizes)), key=lambda k: (sizes.gpus[k], -value[k])):
+        kind = int(sizes.kind[k])
+        # No GPUs at all compete with every type.
+        rivals = max(best.get(kind, -np.inf), best.get(-1, -np.inf))
+        if value[k] > rivals:
+            kept.append(k)
+            best[-1 if sizes.gpus[k] == 0 else kind] = float(value[k])
+    return sorted(kept)
+
+
+def _shifted(kind: int, gpus: int, types: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a box must be read and written so that one size is taken off its type's axis."""
+    whole = slice(None)
+    left = tuple(slice(None, -gpus or None) if axis == kind else whole for axis in range(types))
+    used = tuple(slice(gpus, None) if axis == kind else whole for axis in range(types))
+    return left, used
