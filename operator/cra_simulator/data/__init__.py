@@ -1,0 +1,23 @@
+"""Workloads and profiles that come with the simulator; whose they are is in NOTICE.md."""
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+LOADS = (0.5, 1.0, 1.5, 2.0)
+"""Loads of the shipped workloads, relative to 160 jobs in 8 hours."""
+
+
+def path(*parts: str) -> Path:
+    """A file or folder of the shipped data."""
+    with as_file(files(__package__).joinpath(*parts)) as found:
+        return found
+
+
+def workloads(load: float) -> tuple[Path, ...]:
+    """The shipped workloads of a load, which is one of `LOADS`; 1.0 is 160 jobs in 8 hours for 64 T4."""
+    return tuple(sorted(path("pollux", "workloads", f"{load:.1f}").glob("*.csv")))
+
+
+def rate_tables() -> Path:
+    """Rates of the six applications of the shipped workloads on nodes of four T4, at the best batch size."""
+    return path("pollux", "rate_tables.json.gz")

@@ -1,0 +1,1 @@
+"""The published schedulers, one file each, to be compared with."""

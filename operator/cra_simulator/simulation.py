@@ -1,0 +1,350 @@
+"""A workload on a cluster under a policy: the loop.
+
+Every interval (60 s) all jobs advance, then the policy looks at those that were submitted and are not done,
+and jobs whose GPUs change lose the seconds of a restart (30 s). What a job may be given is limited to twice
+the most GPUs it has run on, as its scaling is unknown beyond (Pollux, OSDI'21, section 4.1). All that is the
+way of the simulators of Pollux and Sia, so that their published figures can be compared with.
+
+State is a few arrays with one row per active job, in order of submission. The observation that a policy gets
+is a set of views of them, and one compiled call advances all rows: a tick costs microseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from cra_operator.controller.policy import ClusterObservation, Decision, Floats, Ints, Policy, Sizes
+from cra_simulator.advance import advance
+from cra_simulator.cluster import Cluster
+from cra_simulator.placement import pack, spread
+from cra_simulator.rates import RateTable, RateTables, Shape, column_of
+from cra_simulator.result import JobResult, Result
+from cra_simulator.workload import TraceJob
+
+
+class SimulationError(Exception):
+    """The simulation cannot go on; the message says which job or decision is at fault."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The laws of the simulated world.
+
+    Attributes:
+        interval: Seconds between decisions.
+        restart: Seconds without progress after a change of GPUs.
+        restart_of: The same for single applications.
+        placement: `pack` for sizes that pack, `spread` for any size (see `cra_simulator.placement`).
+        limit_growth: Whether a job is limited to twice the most GPUs it has run on.
+        horizon: Seconds after which unfinished jobs are an error.
+    """
+
+    interval: float = 60.0
+    restart: float = 30.0
+    restart_of: Mapping[str, float] | None = None
+    placement: Literal["pack", "spread"] = "pack"
+    limit_growth: bool = True
+    horizon: float = 1e8
+
+
+DEFAULT_RULES = Rules()
+
+
+def simulate(
+    jobs: Sequence[TraceJob],
+    rates: RateTables,
+    cluster: Cluster,
+    policy: Policy,
+    *,
+    tables: Mapping[str, str] | None = None,
+    rules: Rules = DEFAULT_RULES,
+) -> Result:
+    """Run a workload to its end.
+
+    Args:
+        jobs: The submissions, in order.
+        rates: How fast each application trains.
+        cluster: Where.
+        policy: Who gets what; a fresh instance.
+        tables: The rate table of each job by its name; otherwise that of its application.
+        rules: Intervals and costs.
+
+    Raises:
+        SimulationError: The policy gives more than there is, or jobs never end.
+    """
+    world = _World(jobs, rates, cluster, tables or {}, rules)
+    while world.has_more():
+        world.tick()
+        if len(world):
+            world.apply(policy.decide(world.observe()))
+    return world.result()
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What changes about active jobs, one row each."""
+
+    index: Ints
+    table: Ints
+    running: Ints
+    gpus: Ints
+    epoch: Ints
+    progress: Floats
+    remaining: Floats
+    steps_left: Floats
+    pause_left: Floats
+    submitted: Floats
+    age: Floats
+    attained: Floats
+    limit: Ints
+    most: Ints
+    current: Ints
+    starts: Ints
+    restarts: Ints
+    restart_seconds: Floats
+    request: Ints
+    priority: Floats
+    finished: Floats
+    turned: Ints
+    rate: Floats
+    throughput: Floats
+    held: Ints
+
+    @classmethod
+    def empty(cls, jobs: int, sizes: int, nodes: int) -> _Rows:
+        wide = {"rate": sizes, "throughput": sizes, "held": nodes}
+        arrays: dict[str, Any] = {}
+        for field in fields(cls):
+            shape = (jobs, wide[field.name]) if field.name in wide else (jobs,)
+            arrays[field.name] = np.zeros(shape, dtype=np.float64 if field.type == "Floats" else np.int64)
+        return cls(**arrays)
+
+    def first(self, count: int) -> _Rows:
+        """Views of the first rows."""
+        return _Rows(**{field.name: getattr(self, field.name)[:count] for field in fields(self)})
+
+    def keep(self, rows: Ints) -> None:
+        """Move the given rows to the front."""
+        for field in fields(self):
+            array = getattr(self, field.name)
+            array[: len(rows)] = array[rows]
+
+
+class _World:
+    def __init__(
+        self,
+        jobs: Sequence[TraceJob],
+        rates: RateTables,
+        cluster: Cluster,
+        tables: Mapping[str, str],
+        rules: Rules,
+    ) -> None:
+        self._jobs = jobs
+        self._rules = rules
+        self._sizes = rates.sizes
+        self._book = _Book(rates)
+        self._table_of = [self._book.index(tables.get(job.name, job.application), job.name) for job in jobs]
+        self._capacity, self._node_gpus = cluster.capacity, cluster.node_gpus
+        self._node_kind = np.repeat(np.arange(len(cluster.pools)), [pool.nodes for pool in cluster.pools])
+        self._gpus_on = self._node_gpus[self._node_kind]
+        self._all = _Rows.empty(len(jobs), len(self._sizes), len(self._gpus_on))
+        self._active = self._all.first(0)
+        self._order = np.arange(len(jobs))
+        self._next = 0
+        self._now = 0.0
+        self._done: list[JobResult | None] = [None] * len(jobs)
+        _check_sizes(self._sizes, cluster, rules)
+
+    def __len__(self) -> int:
+        return len(self._active.index)
+
+    def has_more(self) -> bool:
+        return self._next < len(self._jobs) or len(self) > 0
+
+    def tick(self) -> None:
+        """All jobs advance by one interval; those that are done leave and those submitted meanwhile come."""
+        interval = self._rules.interval
+        if not len(self):
+            # Nothing happens until the tick before the next submission.
+            waits = math.ceil(self._jobs[self._next].submitted / interval) - 1
+            self._now = max(self._now, waits * interval)
+        rows = self._active
+        ended = advance(
+            self._now, interval, rows.table, rows.running, rows.gpus, rows.epoch, rows.progress,
+            rows.pause_left, rows.attained, rows.limit, self._book.ends, self._book.epochs,
+            self._book.true_rate, rows.most, rows.finished, rows.turned,
+        )  # fmt: skip
+        self._now += interval
+        if self._now > self._rules.horizon:
+            raise SimulationError(f"{len(self)} jobs are not done after {self._rules.horizon:.0f} s")
+        if ended:
+            self._leave()
+        rows = self._active
+        for j in np.flatnonzero(rows.turned):
+            self._turn(rows, int(j))
+        while self._next < len(self._jobs) and self._jobs[self._next].submitted <= self._now:
+            self._submit(self._next)
+            self._next += 1
+        rows = self._active
+        np.subtract(self._now, rows.submitted, out=rows.age)
+        rows.remaining[:] = self._book.work[rows.table]
+        rows.remaining -= rows.progress
+
+    def _submit(self, index: int) -> None:
+        job, count = self._jobs[index], len(self)
+        rows = self._active = self._all.first(count + 1)
+        table = self._book.tables[self._table_of[index]]
+        for field in fields(rows):
+            getattr(rows, field.name)[count] = 0
+        rows.index[count] = index
+        rows.table[count] = self._table_of[index]
+        rows.running[count] = -1
+        rows.submitted[count] = job.submitted
+        rows.most[count] = table.max_gpus
+        rows.limit[count] = min(1, table.max_gpus) if self._rules.limit_growth else table.max_gpus
+        own = (self._rules.restart_of or {}).get(job.application)
+        rows.restart_seconds[count] = self._rules.restart if own is None else own
+        rows.request[count] = column_of(self._sizes, min(job.gpus, table.max_gpus)) if job.gpus else 0
+        rows.priority[count] = job.priority
+        self._turn(rows, count)
+
+    def _turn(self, rows: _Rows, j: int) -> None:
+        """What a new epoch changes."""
+        table, epoch = self._book.tables[rows.table[j]], int(rows.epoch[j])
+        rows.rate[j] = table.rate[epoch]
+        rows.throughput[j] = table.rate[epoch] if table.throughput is None else table.throughput
+        work = table.progress[-1] - rows.progress[j]
+        rows.steps_left[j] = work if table.steps_left is None else table.steps_left[epoch]
+
+    def _leave(self) -> None:
+        rows = self._active
+        for j in np.flatnonzero(rows.finished > 0):
+            job = self._jobs[rows.index[j]]
+            self._done[rows.index[j]] = JobResult(
+                name=job.name,
+                application=job.application,
+                submitted=job.submitted,
+                finished=float(rows.finished[j]),
+                restarts=int(rows.restarts[j]),
+                gpu_seconds=float(rows.attained[j]),
+            )
+        stay = np.flatnonzero(rows.finished == 0)
+        rows.keep(stay)
+        self._active = self._all.first(len(stay))
+
+    def observe(self) -> ClusterObservation:
+        rows = self._active
+        return ClusterObservation(
+            time=self._now,
+            capacity=self._capacity,
+            node_gpus=self._node_gpus,
+            sizes=self._sizes,
+            ids=rows.index,
+            rate=rows.rate,
+            throughput=rows.throughput,
+            remaining=rows.remaining,
+            steps_left=rows.steps_left,
+            age=rows.age,
+            attained=rows.attained,
+            restarts=rows.restarts,
+            restart_seconds=rows.restart_seconds,
+            pause_left=rows.pause_left,
+            current=rows.current,
+            limit=rows.limit,
+            request=rows.request,
+            priority=rows.priority,
+        )
+
+    def apply(self, decision: Decision) -> None:
+        """Give jobs the sizes that were decided. Only what changes costs anything."""
+        rows, choice = self._active, decision.choice
+        if len(choice) != len(self):
+            raise SimulationError(f"the policy decided for {len(choice)} jobs of {len(self)}")
+        changed = (choice != rows.current).astype(np.int64)
+        if not changed.any():
+            return
+        gpus, kind = self._sizes.gpus[choice], self._sizes.kind[choice]
+        if rows.rate[np.arange(len(self)), choice][choice > 0].min(initial=1.0) <= 0:
+            raise SimulationError("the policy gave a job a size at which it cannot run")
+        before = rows.held.copy()
+        if self._rules.placement == "pack":
+            placed = pack(rows.held, gpus, kind, changed, self._gpus_on, self._node_kind)
+        else:
+            order = self._order[: len(self)] if decision.order is None else decision.order
+            placed = spread(rows.held, gpus, kind, changed, self._gpus_on, self._node_kind, order)
+        if not placed:
+            raise SimulationError("the policy gave more GPUs than there are")
+        rows.current[:] = choice
+        rows.gpus[:] = gpus
+        for j in np.flatnonzero(changed):
+            if gpus[j] == 0:
+                rows.running[j] = -1
+            elif (rows.held[j] != before[j]).any():
+                rows.running[j] = self._row(rows, int(j))
+                rows.pause_left[j] = rows.restart_seconds[j]
+                rows.restarts[j] += rows.starts[j] > 0
+                rows.starts[j] += 1
+
+    def _row(self, rows: _Rows, j: int) -> int:
+        table = int(rows.table[j])
+        if self._book.tables[table].placed is None:
+            return self._book.packed_row(table, int(rows.current[j]))
+        held = rows.held[j]
+        return self._book.placed_row(table, tuple(held[held > 0].tolist()))
+
+    def result(self) -> Result:
+        return Result(jobs=tuple(job for job in self._done if job is not None))
+
+
+class _Book:
+    """All rate tables as padded arrays; rows for unusual placements are added when they first occur."""
+
+    def __init__(self, rates: RateTables) -> None:
+        self.names = list(rates.tables)
+        self.tables: list[RateTable] = list(rates.tables.values())
+        self.epochs = np.array([len(table.progress) for table in self.tables])
+        self.work = np.array([table.progress[-1] for table in self.tables])
+        longest = int(self.epochs.max())
+        self.ends = np.full((len(self.tables), longest), np.inf)
+        self._columns = len(rates.sizes)
+        self.true_rate = np.zeros((len(self.tables) * self._columns, longest))
+        for i, table in enumerate(self.tables):
+            self.ends[i, : len(table.progress)] = table.progress
+            rows = slice(i * self._columns, (i + 1) * self._columns)
+            self.true_rate[rows, : len(table.progress)] = table.rate.T
+        self._placed: dict[tuple[int, Shape], int] = {}
+
+    def index(self, name: str, job: str) -> int:
+        if name not in self.names:
+            raise SimulationError(f"job {job}: there is no rate table {name!r}")
+        return self.names.index(name)
+
+    def packed_row(self, table: int, column: int) -> int:
+        return table * self._columns + column
+
+    def placed_row(self, table: int, shape: Shape) -> int:
+        known = self._placed.get((table, shape))
+        if known is None:
+            placed = self.tables[table].placed
+            assert placed is not None
+            row = np.zeros((1, self.true_rate.shape[1]))
+            row[0, : self.epochs[table]] = placed(shape)
+            known = self._placed[table, shape] = len(self.true_rate)
+            self.true_rate = np.concatenate([self.true_rate, row])
+        return known
+
+
+def _check_sizes(sizes: Sizes, cluster: Cluster, rules: Rules) -> None:
+    if rules.placement == "spread":
+        return
+    per = cluster.node_gpus[sizes.kind]
+    whole = sizes.gpus % per == 0
+    part = (sizes.gpus < per) & (per % np.maximum(sizes.gpus, 1) == 0)
+    if not (whole | part).all():
+        odd = sizes.gpus[~(whole | part)][0]
+        raise SimulationError(f"a size of {odd} GPUs does not pack into nodes of {per[~(whole | part)][0]}")
