@@ -90,7 +90,11 @@ def scale(reach: Reach, name: str, size: int, started: float) -> bool:
 
     def trains(job: Job, steps: int) -> bool:
         status = job.get("status", {})
-        return bool(status.get("phase") == "Running" and status.get("progress", {}).get("step", 0) >= steps)
+        resizing = any(
+            c["type"] == "Rescaling" and c["status"] == "True" for c in status.get("conditions", [])
+        )
+        step = status.get("progress", {}).get("step", 0)
+        return bool(status.get("phase") == "Running" and not resizing and step >= steps)
 
     try:
         before = reach.wait_job(name, lambda job: trains(job, STEPS_BETWEEN))
