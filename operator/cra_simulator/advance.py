@@ -31,7 +31,7 @@ def advance(
     most: Ints,
     finished: Floats,
     turned: Ints,
-) -> int:
+) -> tuple[int, int]:
     """Let every job run from `now` for some seconds.
 
     Args:
@@ -53,9 +53,9 @@ def advance(
         turned: Set to 1 for jobs that began another epoch, [J], to 0 for the others.
 
     Returns:
-        How many jobs ended.
+        How many jobs ended, and how many epochs.
     """
-    ended = 0
+    ended, turns = 0, 0
     for j in range(len(table)):
         turned[j] = 0
         if running[j] < 0:
@@ -79,8 +79,9 @@ def advance(
             left -= used
             epoch[j] += 1
             turned[j] = 1
+            turns += 1
             if epoch[j] == epochs[table[j]]:
                 finished[j] = now + seconds - left
                 ended += 1
                 break
-    return ended
+    return ended, turns

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cra_operator.controller.policy import ClusterObservation, Decision, Floats, Ints, Policy, Sizes
 from cra_simulator.advance import advance
@@ -115,24 +116,39 @@ class _Rows:
     throughput: Floats
     held: Ints
 
-    @classmethod
-    def empty(cls, jobs: int, sizes: int, nodes: int) -> _Rows:
-        wide = {"rate": sizes, "throughput": sizes, "held": nodes}
-        arrays: dict[str, Any] = {}
-        for field in fields(cls):
-            shape = (jobs, wide[field.name]) if field.name in wide else (jobs,)
-            arrays[field.name] = np.zeros(shape, dtype=np.float64 if field.type == "Floats" else np.int64)
-        return cls(**arrays)
-
     def first(self, count: int) -> _Rows:
         """Views of the first rows."""
-        return _Rows(**{field.name: getattr(self, field.name)[:count] for field in fields(self)})
+        return _Rows(*[getattr(self, name)[:count] for name in _FIELDS])
 
-    def keep(self, rows: Ints) -> None:
-        """Move the given rows to the front."""
-        for field in fields(self):
-            array = getattr(self, field.name)
-            array[: len(rows)] = array[rows]
+
+_FIELDS = tuple(field.name for field in fields(_Rows))
+
+
+class _Store:
+    """The memory of the rows. Numbers of one kind lie in one block, so that rows move together."""
+
+    def __init__(self, jobs: int, sizes: int, nodes: int) -> None:
+        wide = {"rate": sizes, "throughput": sizes, "held": nodes}
+        floats = [field.name for field in fields(_Rows) if field.type == "Floats" and field.name not in wide]
+        whole = [field.name for field in fields(_Rows) if field.type == "Ints" and field.name not in wide]
+        numbers = np.zeros((len(floats), jobs))
+        counts = np.zeros((len(whole), jobs), dtype=np.int64)
+        tables = {"rate": np.zeros((jobs, sizes)), "throughput": np.zeros((jobs, sizes))}
+        held = np.zeros((jobs, nodes), dtype=np.int64)
+        self._blocks: list[NDArray[Any]] = [numbers.T, counts.T, *tables.values(), held]
+        arrays: dict[str, Any] = {
+            **dict(zip(floats, numbers, strict=True)),
+            **dict(zip(whole, counts, strict=True)),
+            **tables,
+            "held": held,
+        }
+        self.rows = _Rows(**arrays)
+
+    def keep(self, rows: Ints, count: int) -> None:
+        """Of the first `count` rows move the given ones to the front; the others become zero."""
+        for block in self._blocks:
+            block[: len(rows)] = block[rows]
+            block[len(rows) : count] = 0
 
 
 class _World:
@@ -152,8 +168,9 @@ class _World:
         self._capacity, self._node_gpus = cluster.capacity, cluster.node_gpus
         self._node_kind = np.repeat(np.arange(len(cluster.pools)), [pool.nodes for pool in cluster.pools])
         self._gpus_on = self._node_gpus[self._node_kind]
-        self._all = _Rows.empty(len(jobs), len(self._sizes), len(self._gpus_on))
-        self._active = self._all.first(0)
+        self._store = _Store(len(jobs), len(self._sizes), len(self._gpus_on))
+        self._active = self._store.rows.first(0)
+        self._columns: dict[int, int] = {}
         self._order = np.arange(len(jobs))
         self._next = 0
         self._now = 0.0
@@ -174,7 +191,7 @@ class _World:
             waits = math.ceil(self._jobs[self._next].submitted / interval) - 1
             self._now = max(self._now, waits * interval)
         rows = self._active
-        ended = advance(
+        ended, turned = advance(
             self._now, interval, rows.table, rows.running, rows.gpus, rows.epoch, rows.progress,
             rows.pause_left, rows.attained, rows.limit, self._book.ends, self._book.epochs,
             self._book.true_rate, rows.most, rows.finished, rows.turned,
@@ -184,9 +201,10 @@ class _World:
             raise SimulationError(f"{len(self)} jobs are not done after {self._rules.horizon:.0f} s")
         if ended:
             self._leave()
-        rows = self._active
-        for j in np.flatnonzero(rows.turned):
-            self._turn(rows, int(j))
+        if turned:
+            rows = self._active
+            for j in rows.turned.nonzero()[0]:
+                self._turn(rows, int(j))
         while self._next < len(self._jobs) and self._jobs[self._next].submitted <= self._now:
             self._submit(self._next)
             self._next += 1
@@ -197,10 +215,8 @@ class _World:
 
     def _submit(self, index: int) -> None:
         job, count = self._jobs[index], len(self)
-        rows = self._active = self._all.first(count + 1)
+        rows = self._active = self._store.rows.first(count + 1)
         table = self._book.tables[self._table_of[index]]
-        for field in fields(rows):
-            getattr(rows, field.name)[count] = 0
         rows.index[count] = index
         rows.table[count] = self._table_of[index]
         rows.running[count] = -1
@@ -209,9 +225,14 @@ class _World:
         rows.limit[count] = min(1, table.max_gpus) if self._rules.limit_growth else table.max_gpus
         own = (self._rules.restart_of or {}).get(job.application)
         rows.restart_seconds[count] = self._rules.restart if own is None else own
-        rows.request[count] = column_of(self._sizes, min(job.gpus, table.max_gpus)) if job.gpus else 0
+        rows.request[count] = self._request(min(job.gpus, table.max_gpus))
         rows.priority[count] = job.priority
         self._turn(rows, count)
+
+    def _request(self, gpus: int) -> int:
+        if gpus not in self._columns:
+            self._columns[gpus] = column_of(self._sizes, gpus) if gpus else 0
+        return self._columns[gpus]
 
     def _turn(self, rows: _Rows, j: int) -> None:
         """What a new epoch changes."""
@@ -234,8 +255,8 @@ class _World:
                 gpu_seconds=float(rows.attained[j]),
             )
         stay = np.flatnonzero(rows.finished == 0)
-        rows.keep(stay)
-        self._active = self._all.first(len(stay))
+        self._store.keep(stay, len(self))
+        self._active = self._store.rows.first(len(stay))
 
     def observe(self) -> ClusterObservation:
         rows = self._active
@@ -269,8 +290,10 @@ class _World:
         if not changed.any():
             return
         gpus, kind = self._sizes.gpus[choice], self._sizes.kind[choice]
-        if rows.rate[np.arange(len(self)), choice][choice > 0].min(initial=1.0) <= 0:
-            raise SimulationError("the policy gave a job a size at which it cannot run")
+        for j in changed.nonzero()[0]:
+            if gpus[j] and not rows.rate[j, choice[j]] > 0:
+                job = self._jobs[rows.index[j]]
+                raise SimulationError(f"job {job.name} cannot run on the {gpus[j]} GPUs that it is given")
         before = rows.held.copy()
         if self._rules.placement == "pack":
             placed = pack(rows.held, gpus, kind, changed, self._gpus_on, self._node_kind)
@@ -281,7 +304,7 @@ class _World:
             raise SimulationError("the policy gave more GPUs than there are")
         rows.current[:] = choice
         rows.gpus[:] = gpus
-        for j in np.flatnonzero(changed):
+        for j in changed.nonzero()[0]:
             if gpus[j] == 0:
                 rows.running[j] = -1
             elif (rows.held[j] != before[j]).any():
