@@ -46,8 +46,7 @@ def test_rank_zero_tells_the_progress_and_every_rank_its_part() -> None:
             trainer("loss", 0.7),
             trainer("eta_seconds", 30),
             trainer("samples_per_second", 800),
-            trainer("samples_total", 1000),
-            trainer("samples_total", 500, rank=1),
+            trainer("trained_samples", 1500),
             trainer("share_ratio", 0.6),
             trainer("share_ratio", 0.4, rank=1),
             trainer("performance", 480),
@@ -176,7 +175,7 @@ async def test_only_what_looks_different_is_told() -> None:
 
 
 async def test_pods_that_train_no_more_do_not_count() -> None:
-    source = Source(*(trainer("samples_total", 100, rank=rank) for rank in range(4)))
+    source = Source(*(trainer("share_ratio", 0.25, rank=rank) for rank in range(4)))
     pods = [
         make_pod(0),
         replace(make_pod(1), deleted=START, deadline=START),
@@ -184,7 +183,7 @@ async def test_pods_that_train_no_more_do_not_count() -> None:
     ]
     observer, told = an_observer(source, running_job(), pods=pods)
     await observer.look()
-    assert [seen.progress.samples for seen in told if seen.progress] == [100]
+    assert [list(seen.workers) for seen in told] == [["digits-1-0"]]
 
 
 async def test_nobody_is_asked_when_nothing_runs() -> None:

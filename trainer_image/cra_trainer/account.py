@@ -89,7 +89,7 @@ class Account:
         if rank == 0:
             now = self.progress(position)
             readings.progress_ratio, readings.step, readings.loss = now.ratio, now.step, now.loss
-            readings.epoch, readings.epochs = now.epoch, now.epochs
+            readings.epoch, readings.epochs, readings.trained_samples = now.epoch, now.epochs, now.samples
             readings.eta_seconds, readings.samples_per_second = now.etaSeconds, now.samplesPerSecond
             readings.batch_size = self._batching.size
             readings.learning_rate_factor = self._factor

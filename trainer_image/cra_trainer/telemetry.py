@@ -24,6 +24,7 @@ HELP = {
     "epoch": "Epoch under way, from 0",
     "epochs": "Epochs to train",
     "step": "Steps taken",
+    "trained_samples": "Samples that the group has trained so far, over all epochs",
     "loss": "Mean loss of the last step over the global batch",
     "eta_seconds": "Seconds until the training is done at the present rate",
     "samples_per_second": "Samples that all ranks train per second",
@@ -71,6 +72,7 @@ class Readings:
     epoch: int | None = None
     epochs: int | None = None
     step: int | None = None
+    trained_samples: int | None = None
     loss: float | None = None
     eta_seconds: float | None = None
     samples_per_second: float | None = None

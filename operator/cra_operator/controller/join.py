@@ -14,8 +14,8 @@ from cra_operator.view import PodView
 
 TRAINER_PREFIX = "cra_trainer_"
 TRAINER_METRICS = (
-    "progress_ratio", "epoch", "epochs", "step", "loss", "eta_seconds", "samples_per_second", "samples_total",
-    "share_ratio", "weight_ratio", "performance", "checkpoint_step", "checkpoint_timestamp_seconds",
+    "progress_ratio", "epoch", "epochs", "step", "loss", "eta_seconds", "samples_per_second",
+    "trained_samples", "share_ratio", "weight_ratio", "performance", "checkpoint_step", "checkpoint_timestamp_seconds",
     "checkpoint_failing", "pause_seconds",
 )  # fmt: skip
 """What is read of the trainers' metrics, without their prefix."""
@@ -99,7 +99,7 @@ def _observation(
     return Observation(
         time=now,
         run=run,
-        progress=_progress(first, seen.values()) if first else None,
+        progress=_progress(first) if first else None,
         workers={name: _worker(metrics) for name, metrics in seen.items()},
         utilization=round(min(1.0, fmean(busy)), 4) if busy else None,
         checkpoint=_checkpoint(first),
@@ -108,9 +108,8 @@ def _observation(
     )
 
 
-def _progress(first: Mapping[str, list[float]], ranks: Iterable[Mapping[str, list[float]]]) -> Progress:
-    """Rank 0 speaks for all, but for the samples, which every rank counts for itself."""
-    samples = [sum(metrics["samples_total"]) for metrics in ranks if "samples_total" in metrics]
+def _progress(first: Mapping[str, list[float]]) -> Progress:
+    """What rank 0 says of the whole group."""
     return Progress(
         epoch=_whole(first, "epoch"),
         epochs=_whole(first, "epochs"),
@@ -119,7 +118,7 @@ def _progress(first: Mapping[str, list[float]], ranks: Iterable[Mapping[str, lis
         samples_per_second=_last(first, "samples_per_second"),
         loss=_last(first, "loss"),
         eta_seconds=_last(first, "eta_seconds"),
-        samples=int(sum(samples)) if samples else None,
+        samples=_whole(first, "trained_samples"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cra_operator.api import CheckpointStatus, Progress, WorkerStatus
+from cra_operator.api import CheckpointStatus, WorkerStatus
 from cra_operator.controller.observation import WorkerSample
 from cra_operator.lifecycle.draft import Draft
 from cra_operator.lifecycle.report import CHECKPOINT_FAILED, Report, parse
@@ -90,7 +90,7 @@ def note_observation(world: World, draft: Draft) -> None:
     workers = [_measured(worker, seen.workers.get(worker.pod or "")) for worker in draft.get("workers")]
     draft.set(workers=workers)
     if seen.progress is not None:
-        draft.set(progress=_never_fewer_samples(seen.progress, draft.get("progress")))
+        draft.set(progress=seen.progress)
     if seen.pause_seconds is not None:
         draft.set(pause_seconds=seen.pause_seconds)
     if seen.utilization is not None:
@@ -119,13 +119,6 @@ def _note_failing_checkpoints(world: World, draft: Draft, *, failing: bool) -> N
         draft.condition("Degraded", True, CHECKPOINT_FAILED, message)
         if not known:
             draft.tell(CHECKPOINT_FAILED, message, warning=True)
-
-
-def _never_fewer_samples(seen: Progress, known: Progress | None) -> Progress:
-    """Every rank counts its own samples: those of ranks that left are not seen any more, but were trained."""
-    if seen.samples is None or known is None or known.samples is None or known.samples <= seen.samples:
-        return seen
-    return seen.model_copy(update={"samples": known.samples})
 
 
 def _measured(worker: WorkerStatus, sample: WorkerSample | None) -> WorkerStatus:
