@@ -64,14 +64,6 @@ def test_measurements_reach_the_status_and_the_columns() -> None:
     assert status.pause_seconds == 0.31
 
 
-def test_samples_of_ranks_that_left_were_trained_all_the_same() -> None:
-    cluster, key = running()
-    for samples in (500, 400, 600):
-        cluster.observations[key] = seen(progress=Progress(samples=samples))
-        cluster.settle()
-        assert cluster.status(key).progress.samples == max(samples, 500)  # type: ignore[union-attr]
-
-
 def test_missing_metrics_keep_the_last_values_and_are_said() -> None:
     cluster, key = running()
     cluster.observations[key] = seen()

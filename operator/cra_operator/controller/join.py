@@ -15,8 +15,8 @@ from cra_operator.view import PodView
 TRAINER_PREFIX = "cra_trainer_"
 TRAINER_METRICS = (
     "progress_ratio", "epoch", "epochs", "step", "loss", "eta_seconds", "samples_per_second",
-    "trained_samples", "share_ratio", "weight_ratio", "performance", "checkpoint_step", "checkpoint_timestamp_seconds",
-    "checkpoint_failing", "pause_seconds",
+    "trained_samples", "share_ratio", "weight_ratio", "performance", "checkpoint_step",
+    "checkpoint_timestamp_seconds", "checkpoint_failing", "pause_seconds",
 )  # fmt: skip
 """What is read of the trainers' metrics, without their prefix."""
 UTILIZATION = "DCGM_FI_DEV_GPU_UTIL"
