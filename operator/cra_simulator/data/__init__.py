@@ -21,3 +21,8 @@ def workloads(load: float) -> tuple[Path, ...]:
 def rate_tables() -> Path:
     """Rates of the six applications of the shipped workloads on nodes of four T4, at the best batch size."""
     return path("pollux", "rate_tables.json.gz")
+
+
+def profiles() -> Path:
+    """Measured profiles of the same applications, a folder for each."""
+    return path("pollux", "profiles")

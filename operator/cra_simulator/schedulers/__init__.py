@@ -1,1 +1,53 @@
 """The published schedulers, one file each, to be compared with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cra_operator.controller.policy import Policy
+from cra_simulator.schedulers.afs import Afs
+from cra_simulator.schedulers.fifo import Fifo
+from cra_simulator.schedulers.gavel import Gavel
+from cra_simulator.schedulers.optimus import Optimus
+from cra_simulator.schedulers.pollux import Pollux
+from cra_simulator.schedulers.priority import Priority
+from cra_simulator.schedulers.round_robin import RoundRobin
+from cra_simulator.schedulers.sia import Sia
+from cra_simulator.schedulers.srtf import Srtf
+from cra_simulator.schedulers.static import Static
+from cra_simulator.schedulers.tiresias import Tiresias
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduler:
+    """How a scheduler is to be compared.
+
+    Attributes:
+        make: Makes a fresh policy.
+        rigid: Whether jobs keep one size, so that the growth limit, which is about unknown sizes, is not for
+            it.
+        knows_remaining: Whether it uses how much work is left.
+        mixed: Whether it can choose between types of GPU.
+    """
+
+    make: Callable[[], Policy]
+    rigid: bool = False
+    knows_remaining: bool = False
+    mixed: bool = False
+
+
+SCHEDULERS = {
+    "fifo": Scheduler(make=Fifo, rigid=True, mixed=True),
+    "static-fixed": Scheduler(make=Static, rigid=True, mixed=True),
+    "static-uniform": Scheduler(make=lambda: Static("uniform"), rigid=True, mixed=True),
+    "static-random": Scheduler(make=lambda: Static("random"), rigid=True, mixed=True),
+    "round-robin": Scheduler(make=RoundRobin, rigid=True, mixed=True),
+    "priority": Scheduler(make=Priority, rigid=True, mixed=True),
+    "srtf": Scheduler(make=Srtf, rigid=True, mixed=True, knows_remaining=True),
+    "tiresias": Scheduler(make=Tiresias, rigid=True, mixed=True),
+    "optimus": Scheduler(make=Optimus, knows_remaining=True),
+    "gavel": Scheduler(make=Gavel, rigid=True, mixed=True),
+    "afs": Scheduler(make=Afs, knows_remaining=True),
+    "pollux": Scheduler(make=Pollux),
+    "sia": Scheduler(make=Sia, mixed=True),
+}
+"""By the name that they have on the command line and in tables."""

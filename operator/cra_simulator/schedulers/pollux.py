@@ -17,6 +17,7 @@ import numpy as np
 
 from cra_operator.controller.policy import ClusterObservation, Decision, Floats, Ints
 from cra_simulator.compiled import kernel, knapsack
+from cra_simulator.schedulers.one_type import capacity_of
 
 _DELAY = 30.0
 _FLOOR = 1e-3
@@ -27,11 +28,12 @@ class Pollux:
 
     def decide(self, seen: ClusterObservation) -> Decision:
         """See `Policy.decide`."""
+        capacity = capacity_of(seen)
         value = _worth(
-            seen.rate, seen.sizes.gpus, seen.limit, seen.current, seen.age, seen.restarts,
-            int(seen.capacity[0]), int(seen.node_gpus[0]),
+            seen.rate, seen.sizes.gpus, seen.limit, seen.current, seen.age, seen.restarts, capacity,
+            int(seen.node_gpus[0]),
         )  # fmt: skip
-        return Decision(choice=knapsack(value, seen.sizes.gpus, int(seen.capacity[0])))
+        return Decision(choice=knapsack(value, seen.sizes.gpus, capacity))
 
 
 @kernel

@@ -1,0 +1,34 @@
+"""Tiresias and Optimus on measured profiles, beside the results that the authors of Pollux ship.
+
+Placement, batch and rates are those of the artifact here, so the mean completion time of a workload comes out
+to the digit. Where it does not, placements between the measured ones were interpolated a little differently;
+`make bench NAME=scheduler_validation` shows all.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from cra_simulator import data
+from cra_simulator.cluster import POLLUX_CLUSTER
+from cra_simulator.profiles import tuned_tables
+from cra_simulator.schedulers import SCHEDULERS
+from cra_simulator.simulation import Rules, simulate
+from cra_simulator.workload import read_workload
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "workload", "seconds"),
+    [
+        ("tiresias", "workload-6", 3469.69375),
+        ("tiresias", "workload-3", 3876.25625),
+        ("optimus", "workload-2", 6913.875),
+    ],
+)
+def test_the_mean_is_the_shipped_one(scheduler: str, workload: str, seconds: float) -> None:
+    path = next(path for path in data.workloads(1.0) if path.stem == workload)
+    jobs = read_workload(path)
+    rates, table_of = tuned_tables(jobs, POLLUX_CLUSTER.all_sizes(), data.profiles())
+    rules = Rules(placement="spread", limit_growth=False)
+    result = simulate(jobs, rates, POLLUX_CLUSTER, SCHEDULERS[scheduler].make(), tables=table_of, rules=rules)
+    assert result.mean_seconds == pytest.approx(seconds, abs=0.01)
