@@ -15,6 +15,8 @@ from tests.trainer import scripts_batching
 from tests.trainer.processes import Training, run_ranks
 from tests.trainer.test_trainer_elastic import Trace, end
 
+pytestmark = pytest.mark.processes
+
 SIZE = 150
 
 

@@ -418,6 +418,7 @@ save(4, 100_000)
 """
 
 
+@pytest.mark.processes
 def test_a_full_disk_and_a_read_only_one_are_reported(tmp_path: Path) -> None:
     mounted = [
         "unshare",
@@ -467,6 +468,7 @@ print(last)
 """
 
 
+@pytest.mark.processes
 def test_a_killed_writer_leaves_whole_ones(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, check=True

@@ -18,6 +18,8 @@ import pytest
 from tests.trainer import scripts
 from tests.trainer.processes import Training, run_ranks
 
+pytestmark = pytest.mark.processes
+
 SIZE = 90  # Not a multiple of the batch: each epoch has a smaller last step.
 CONFIG = {
     "training": {"epochs": 30, "batchSize": 16},

@@ -16,6 +16,8 @@ import torch
 from tests.trainer import scripts
 from tests.trainer.processes import run_ranks
 
+pytestmark = pytest.mark.processes
+
 
 def job(batch: int = 16, epochs: int = 2, strategy: str = "uniform", **ranks: Any) -> dict[str, Any]:
     return {
