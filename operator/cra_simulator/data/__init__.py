@@ -1,5 +1,6 @@
 """Workloads and profiles that come with the simulator; whose they are is in NOTICE.md."""
 
+import json
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -16,6 +17,17 @@ def path(*parts: str) -> Path:
 def workloads(load: float) -> tuple[Path, ...]:
     """The shipped workloads of a load, which is one of `LOADS`; 1.0 is 160 jobs in 8 hours for 64 T4."""
     return tuple(sorted(path("pollux", "workloads", f"{load:.1f}").glob("*.csv")))
+
+
+def shipped_means(scheduler: str, load: float) -> dict[str, float]:
+    """Mean job completion time in seconds by workload, as the authors of Pollux got it in their simulator.
+
+    Args:
+        scheduler: `pollux`, `tiresias` or `optimus`.
+        load: One of `LOADS`.
+    """
+    found = json.loads(path("pollux", "shipped_means.json").read_text())[scheduler][f"{load:.1f}"]
+    return {name: float(seconds) for name, seconds in found.items()}
 
 
 def rate_tables() -> Path:
