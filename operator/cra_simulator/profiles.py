@@ -36,6 +36,8 @@ LARGEST_LOCAL_BATCH = {"yolov3": 8}
 """Where less fits into a GPU than was profiled."""
 SINGLE_GPU = frozenset({"ncf"})
 """Applications that the evaluation never distributes."""
+FIXED_BATCH = {"ncf": 32768}
+"""Applications whose batch size Pollux does not choose in the evaluation."""
 NODE_GPUS = 4
 
 
@@ -100,8 +102,17 @@ class Profile:
             np.array(points, dtype=float), np.array([*seconds, *_columns(more, "step_time", "sync_time")])
         )
 
-    def at(self, shape: Shape, batch_size: int) -> tuple[Floats, float]:
-        """Progress/s in each epoch, [E], and optimizer steps/s of a job that wants one total batch size."""
+    def at(self, shape: Shape, batch_size: int, *, speed: float = 1.0) -> tuple[Floats, float]:
+        """What a job does that wants one total batch size.
+
+        Args:
+            shape: GPUs on each of its nodes.
+            batch_size: The total batch; rounded up to what micro-batches of one size can make.
+            speed: How much faster than that of the profile the GPUs compute; communication stays as it is.
+
+        Returns:
+            Progress/s in each epoch, [E], and optimizer steps/s.
+        """
         gpus = sum(shape)
         local = math.ceil(batch_size / gpus - 1e-8)
         accumulated = math.ceil(local / self.largest_local - 1e-8) - 1
@@ -111,8 +122,22 @@ class Profile:
         micro = math.ceil(local / (accumulated + 1) - 1e-8)
         micro = min(micro, self.largest_batch // (gpus * (accumulated + 1)))
         step, sync = self.step_seconds(shape, micro)
-        seconds = step + accumulated * (step - sync)
+        seconds = sync + (accumulated + 1) * (step - sync) / speed
         return self._gain(gpus * micro * (accumulated + 1)) / seconds, 1 / seconds
+
+    def best(self, shape: Shape, *, speed: float = 1.0) -> Floats:
+        """Progress/s in each epoch, [E], at the batch size that is best there.
+
+        The candidates are those of the artifact: 50 in geometric progression, from what occupies the GPUs to
+        the largest batch that was validated.
+        """
+        least = max(self.initial_batch, sum(shape) * self.smallest_local)
+        if self.name in FIXED_BATCH:
+            return self.at(shape, FIXED_BATCH[self.name], speed=speed)[0]
+        wanted = np.geomspace(least, self.largest_batch, 50).astype(int)
+        rates = [self.at(shape, int(batch), speed=speed)[0] for batch in np.unique(wanted)]
+        best: Floats = np.max(rates, axis=0)
+        return best
 
     def _gain(self, batch: int) -> Floats:
         sqr, var = self._by_epoch("grad_sqr", batch), self._by_epoch("grad_var", batch)

@@ -45,5 +45,5 @@ class Script:
         if self._look is not None:
             self._look(seen)
         gpus = self._turns.pop(0) if len(self._turns) > 1 else self._turns[0]
-        by_gpus = {int(count): column for column, count in enumerate(seen.sizes.gpus)}
-        return Decision(choice=np.array([by_gpus[gpus[job]] for job in seen.ids]))
+        first = {int(count): int(np.argmax(seen.sizes.gpus == count)) for count in seen.sizes.gpus}
+        return Decision(choice=np.array([first[gpus[job]] for job in seen.ids]))

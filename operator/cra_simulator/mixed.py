@@ -1,0 +1,88 @@
+"""A cluster of several types of GPU, made from what may be passed on.
+
+The profiles that ship with the simulator were measured on T4. For other types their compute time is divided
+by a factor for each application while communication stays as it was measured, and the best batch size is
+searched anew. The factors are ratios of single-GPU throughputs between K80, P100 and V100 in the tables of
+Gavel (Narayanan et al., OSDI'20; github.com/stanford-futuredata/gavel at c4fa4003,
+`simulation_throughputs.json`, MIT licence), of the model there that is nearest. The T4 takes the place of the
+P100, whose peak is near (8.1 and 9.3 TFLOP/s in single precision). So this is a plausible cluster, not a
+measured one: compare schedulers on it, not GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cra_simulator.cluster import Cluster, NodePool
+from cra_simulator.profiles import NODE_GPUS, SINGLE_GPU, Profile
+from cra_simulator.rates import RateTable, RateTables
+
+SPEED: Mapping[str, Mapping[str, float]] = {
+    "k80": {
+        "cifar10": 0.15,  # ResNet-18, batch 128
+        "imagenet": 0.22,  # ResNet-50, batch 128
+        "bert": 0.32,  # Transformer, batch 128
+        "deepspeech2": 0.29,  # LM, batch 80
+        "yolov3": 0.21,  # CycleGAN
+        "ncf": 0.49,  # Recommendation, batch 8192
+    },
+    "t4": {},
+    "v100": {
+        "cifar10": 1.54,
+        "imagenet": 1.58,
+        "bert": 1.77,
+        "deepspeech2": 1.33,
+        "yolov3": 1.84,
+        "ncf": 0.51,
+    },
+}
+"""Speed of computing over that of the profile, by type and application; 1 where nothing is said."""
+
+MIXED_CLUSTER = Cluster(
+    (
+        NodePool(kind="k80", nodes=6, gpus=4),
+        NodePool(kind="t4", nodes=6, gpus=4),
+        NodePool(kind="v100", nodes=4, gpus=4),
+    )
+)
+"""64 GPUs of three types, the number and proportions of Sia's heterogeneous cluster (SOSP'23, section 5)."""
+
+
+def best_tables(
+    applications: Collection[str],
+    profiles: Path,
+    cluster: Cluster,
+    *,
+    speed: Mapping[str, Mapping[str, float]] = SPEED,
+) -> RateTables:
+    """Rates at the best batch size, for all packed sizes of a cluster.
+
+    Args:
+        applications: Whose.
+        profiles: A folder of profiles, one sub-folder for each application.
+        cluster: Its pools' names are looked up in `speed`.
+        speed: As `SPEED`.
+
+    Raises:
+        ValueError: The profiles do not say how nodes of that size do.
+    """
+    sizes = cluster.packed_sizes()
+    if any(pool.gpus > NODE_GPUS for pool in cluster.pools):
+        raise ValueError(f"the profiles were measured on nodes of {NODE_GPUS} GPUs, not of more")
+    tables = {}
+    for name in applications:
+        profile = Profile(profiles / name)
+        most = 1 if name in SINGLE_GPU else profile.largest_batch // profile.smallest_local
+        rate = np.zeros((profile.epochs, len(sizes)))
+        for column, (gpus, kind) in enumerate(zip(sizes.gpus.tolist(), sizes.kind.tolist(), strict=True)):
+            if 0 < gpus <= most:
+                pool = cluster.pools[kind]
+                shape = (pool.gpus,) * (gpus // pool.gpus) or (gpus,)
+                rate[:, column] = profile.best(shape, speed=speed[pool.kind].get(name, 1.0))
+        tables[name] = RateTable(
+            progress=profile.progress, rate=rate, max_gpus=min(most, int(sizes.gpus.max()))
+        )
+    return RateTables(sizes=sizes, tables=tables)
