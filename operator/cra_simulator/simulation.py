@@ -42,6 +42,11 @@ class Rules:
         restart_of: The same for single applications.
         placement: `pack` for sizes that pack, `spread` for any size (see `cra_simulator.placement`).
         limit_growth: Whether a job is limited to twice the most GPUs it has run on.
+        restart_sigma: How much restarts differ: the standard deviation of the logarithm; their mean stays.
+        failures_per_gpu_day: How often a running job fails, for each of its GPUs.
+        failure_loses: Seconds of progress that a failure costs on top of a restart; never more than the
+            epoch's.
+        seed: Of what is left to chance.
         horizon: Seconds after which unfinished jobs are an error.
     """
 
@@ -50,6 +55,10 @@ class Rules:
     restart_of: Mapping[str, float] | None = None
     placement: Literal["pack", "spread"] = "pack"
     limit_growth: bool = True
+    restart_sigma: float = 0.0
+    failures_per_gpu_day: float = 0.0
+    failure_loses: float = 0.0
+    seed: int = 0
     horizon: float = 1e8
 
 
@@ -171,6 +180,7 @@ class _World:
         self._store = _Store(len(jobs), len(self._sizes), len(self._gpus_on))
         self._active = self._store.rows.first(0)
         self._columns: dict[int, int] = {}
+        self._random = np.random.default_rng(rules.seed)
         self._order = np.arange(len(jobs))
         self._next = 0
         self._now = 0.0
@@ -201,6 +211,8 @@ class _World:
             raise SimulationError(f"{len(self)} jobs are not done after {self._rules.horizon:.0f} s")
         if ended:
             self._leave()
+        if self._rules.failures_per_gpu_day:
+            self._fail()
         if turned:
             rows = self._active
             for j in rows.turned.nonzero()[0]:
@@ -309,9 +321,26 @@ class _World:
                 rows.running[j] = -1
             elif (rows.held[j] != before[j]).any():
                 rows.running[j] = self._row(rows, int(j))
-                rows.pause_left[j] = rows.restart_seconds[j]
+                rows.pause_left[j] = self._restart(rows, int(j))
                 rows.restarts[j] += rows.starts[j] > 0
                 rows.starts[j] += 1
+
+    def _restart(self, rows: _Rows, j: int) -> float:
+        """Seconds that a restart takes this time."""
+        mean, sigma = float(rows.restart_seconds[j]), self._rules.restart_sigma
+        return mean * float(self._random.lognormal(-sigma * sigma / 2, sigma)) if sigma else mean
+
+    def _fail(self) -> None:
+        """Some running jobs fall back to their last checkpoint and start again on the GPUs that they have."""
+        rows = self._active
+        per_gpu = self._rules.failures_per_gpu_day * self._rules.interval / 86_400
+        chance = -np.expm1(-per_gpu * rows.gpus)
+        for j in ((self._random.random(len(self)) < chance) & (rows.running >= 0)).nonzero()[0]:
+            epoch, table = rows.epoch[j], rows.table[j]
+            lost = self._book.true_rate[rows.running[j], epoch] * self._rules.failure_loses
+            began = self._book.ends[table, epoch - 1] if epoch else 0.0
+            rows.progress[j] = max(rows.progress[j] - lost, began)
+            rows.pause_left[j] = self._restart(rows, int(j))
 
     def _row(self, rows: _Rows, j: int) -> int:
         table = int(rows.table[j])

@@ -57,7 +57,7 @@ def test_a_move_to_another_type_is_a_restart_and_goes_at_its_rate() -> None:
 
 @pytest.mark.parametrize("path", data.workloads(0.5)[:1], ids=lambda path: path.stem)
 def test_sia_runs_a_workload_on_three_types(path: Path) -> None:
-    submitted = read_workload(path)[:30]
+    submitted = read_workload(path)[:15]
     tables = best_tables({job.application for job in submitted}, data.profiles(), MIXED_CLUSTER)
     mixed = simulate(submitted, tables, MIXED_CLUSTER, Sia(program=solve))
     slow = Cluster(MIXED_CLUSTER.pools[:1])
