@@ -34,7 +34,7 @@ def test_the_fewest_jobs_make_room_for_a_whole_node() -> None:
     assert held[6].tolist() == [4, 0, 0, 0]
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.data())
 def test_there_is_always_room_and_nothing_is_shared(data: st.DataObject) -> None:
     jobs = data.draw(st.integers(1, 10))

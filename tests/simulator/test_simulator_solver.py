@@ -47,7 +47,7 @@ def used(choice: Ints, sizes: Sizes, types: int) -> Ints:
 
 
 @pytest.mark.parametrize("types", [1, 2, 3])
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_nothing_is_better(types: int, data: st.DataObject) -> None:
     value, sizes, capacity = data.draw(problems(types))
@@ -61,7 +61,7 @@ def test_nothing_is_better(types: int, data: st.DataObject) -> None:
     assert sum(value[j, k] for j, k in enumerate(choice)) == best
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(problems(1))
 def test_the_compiled_form_answers_the_same(problem: tuple[Floats, Sizes, Ints]) -> None:
     value, sizes, capacity = problem
@@ -73,14 +73,42 @@ def test_the_compiled_form_answers_the_same(problem: tuple[Floats, Sizes, Ints])
         assert compiled.tolist() == solve(value, sizes, capacity).tolist()
 
 
+@settings(max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 120), st.integers(0, 2**32 - 1))
+def test_ruling_out_columns_loses_nothing(jobs: int, capacity: int, seed: int) -> None:
+    """On utilities such as policies have, of which most columns are ruled out before the table is made."""
+    random = np.random.default_rng(seed)
+    sizes = sizes_of([1, 2, *range(4, 65, 4)], [0] * 18)
+    gain = random.uniform(0.01, 3, (jobs, 1)) * sizes.gpus ** random.uniform(0.1, 1.1, (jobs, 1))
+    value = np.where(random.random(gain.shape) < 0.1, -np.inf, gain * random.uniform(0.9, 1, gain.shape))
+    value[:, 0] = 0
+    found = solve(value, sizes, np.array([capacity]))
+    known = knapsack(value, sizes.gpus, capacity)
+    rows = np.arange(jobs)
+    assert sizes.gpus[found].sum() <= capacity
+    assert value[rows, found].sum() == pytest.approx(value[rows, known].sum(), rel=1e-12)
+
+
+def test_a_thousand_jobs_take_milliseconds() -> None:
+    """On 2,048 GPUs; ten times as long as on an idle core is still within what a decision may take."""
+    random = np.random.default_rng(0)
+    sizes = sizes_of([1, 2, 4, *range(8, 65, 8), 128, 256], [0] * 13)
+    value = -1 / (random.uniform(0.1, 1, (1000, 1)) * sizes.gpus ** random.uniform(0.3, 1, (1000, 1)) + 1e-3)
+    assert fastest(value, sizes, 2048) < 0.03
+
+
 def test_a_minute_of_a_cluster_takes_milliseconds() -> None:
     """30 jobs on 64 GPUs, as in a shipped workload; the bar leaves room for a busy machine."""
     random = np.random.default_rng(0)
     sizes = sizes_of([1, 2, *range(4, 65, 4)], [0] * 18)
     value = -1 / (random.uniform(0.1, 1, (30, 1)) * sizes.gpus ** random.uniform(0.3, 1, (30, 1)) + 1e-3)
+    assert fastest(value, sizes, 64) < 0.005
+
+
+def fastest(value: Floats, sizes: Sizes, capacity: int) -> float:
     seconds = []
     for _ in range(5):
         started = time.perf_counter()
-        solve(value, sizes, np.array([64]))
+        solve(value, sizes, np.array([capacity]))
         seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.01
+    return min(seconds)
