@@ -18,6 +18,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from benchmarks.torchrun_group import TUNING, TorchrunGroup
 SMALL, LARGE = (0, 1), (2, 3)
 ROUNDS, TORCHRUN_ROUNDS = 5, 3
 SETTLE = 10  # steps at a size before the next change
-IDLE_RANKS, IDLE_ROUNDS, WARM_UP = 2, 300, 20
+IDLE_RANKS, IDLE_RUNS, IDLE_ROUNDS, WARM_UP = 2, 6, 60, 10
 
 CONFIG = {
     "training": {"batchSize": task.BATCH, "epochs": 10**6},
@@ -104,7 +105,7 @@ def with_torchrun(directory: Path) -> Measured:
     return Measured.of(steps, redone(steps))
 
 
-def idle(rank: int, port: int, results: Any) -> None:
+def idle(session_first: bool, rank: int, port: int, results: Any) -> None:
     """Bare DDP and an elastic session in turn, on one of two ranks; rank 0 reports the times."""
     os.environ |= COMMON | {
         "RANK": str(rank),
@@ -116,9 +117,10 @@ def idle(rank: int, port: int, results: Any) -> None:
     torch.manual_seed(0)
     membership, dataset, model = sides.membership(), task.make_dataset(), task.make_model()
     session = sides.make_session(membership, batch_size=task.BATCH, strategy="uniform")
-    elastic = sides.with_session(session, dataset, copy.deepcopy(model))
+    models = [copy.deepcopy(model), model]
+    elastic = sides.with_session(session, dataset, models.pop(0 if session_first else 1))
     next(elastic)  # forms the group
-    turns = {"bare DDP": sides.bare_ddp(dataset, model, batch_size=task.BATCH), "session": elastic}
+    turns = {"bare DDP": sides.bare_ddp(dataset, models.pop(), batch_size=task.BATCH), "session": elastic}
     times = paired.take_turns(turns, rounds=IDLE_ROUNDS, warm_up=WARM_UP)
     if rank == 0:
         results.put(times)
@@ -136,15 +138,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="resize-pause-") as scratch:
         session, log = with_session(Path(scratch) / "session")
         torchrun = with_torchrun(Path(scratch) / "torchrun")
-    times = paired.run_ranks(idle, ranks=IDLE_RANKS)
+    # NB: two sides that do the same differ by a percent or two in one run, by where their memory lies.
+    runs = [paired.run_ranks(partial(idle, bool(run % 2)), ranks=IDLE_RANKS) for run in range(IDLE_RUNS)]
+    times = {side: [pair for run in runs for pair in run[side]] for side in runs[0]}
+    costs = [paired.overhead(run["session"], run["bare DDP"]).median for run in runs]
     print_table(
         ("training", "change", "times", "pause, median s", "worst s", "of it a step s"),
         [*session.rows("session"), *torchrun.rows("torchrun")],
     )
     print(f"\nas the trainer itself says: {', '.join(f'{seconds:.2f}' for seconds in said(log))} s")
     print(f"steps repeated: session {session.repeated}, torchrun {torchrun.repeated}\n")
-    print(f"nothing changes, {IDLE_RANKS} processes, {IDLE_ROUNDS} rounds of one step each:")
+    print(
+        f"nothing changes, {IDLE_RANKS} processes, {IDLE_RUNS} times {IDLE_ROUNDS} rounds of one step each:"
+    )
     print_table(paired.HEADER, paired.rows(times, "bare DDP"))
+    print(f"overhead of each run: {', '.join(f'{cost:+.2f}' for cost in costs)} %")
     print(f"load {os.getloadavg()[0]:.1f}\n")
     print_figures(
         "resize_pause",
@@ -156,7 +164,7 @@ def main() -> None:
             "steps_repeated": session.repeated,
             "torchrun_grow_seconds": statistics.median(torchrun.grows),
             "torchrun_shrink_seconds": statistics.median(torchrun.shrinks),
-            "idle_cost_percent": paired.overhead(times["session"], times["bare DDP"]).median,
+            "idle_cost_percent": statistics.median(costs),
         },
     )
 

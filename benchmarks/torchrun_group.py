@@ -75,8 +75,9 @@ class TorchrunGroup:
             command = [
                 sys.executable, "-m", "torch.distributed.run", f"--nnodes={low}:{high}", "--nproc-per-node=1",
                 "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{self._port}", "--rdzv-id=benchmark",
-                f"--rdzv-conf={RENDEZVOUS}", "--local-addr=127.0.0.1", "--max-restarts=1000",
-                "-m", self._module,
+                # On one machine each agent takes itself for the host otherwise, and the first to bind is it.
+                f"--rdzv-conf={RENDEZVOUS},is_host={int(index == 0)}", "--local-addr=127.0.0.1",
+                "--max-restarts=1000", "-m", self._module,
             ]  # fmt: skip
             with (self._directory / f"agent-{index}.log").open("ab") as output:
                 self._agents[index] = subprocess.Popen(

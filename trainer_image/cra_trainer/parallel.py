@@ -138,6 +138,7 @@ class _Step:
     before: "_Last"
     loss: Tensor | None = None
     table: Tensor | None = None
+    told: dist.Work | None = None
 
 
 class Replica(nn.Module):
@@ -270,6 +271,8 @@ class Reducer:
         self._step.loss = loss.detach()
         try:
             loss.backward()  # type: ignore[no-untyped-call]
+            if self._step.told is not None:
+                self._step.told.wait()
         except RuntimeError as error:
             if not self._signals.is_loss(error):
                 raise
@@ -355,22 +358,20 @@ class Reducer:
         room.mine[Column.LOSS] = step.loss
         if before.norms is not None:
             room.mine[Column.OWN : Column.COST] = before.norms
-        # Nothing is left to overlap with: waiting here spares a callback on a thread that would need the GIL.
-        if room.large:
-            table = dist.all_reduce(room.table, async_op=True)
-            dist.all_reduce(bucket)
-            assert table is not None
-            table.wait()
-        else:
-            dist.all_reduce(room.whole)
         step.table = room.table
+        if room.large:
+            # DDP copies the gradients of the other buckets out meanwhile.
+            step.told = dist.all_reduce(room.table, async_op=True)
+            return _all_reduce(bucket)
+        # Little is left to overlap with: waiting here spares a callback on a thread that would need the GIL.
+        dist.all_reduce(room.whole)
         if self._cuda:
             step.table = torch.empty(room.table.shape, dtype=room.table.dtype, pin_memory=True)
             step.table.copy_(room.table, non_blocking=True)
         reduced: torch.futures.Future[Tensor] = torch.futures.Future(
             devices=[group.device] if self._cuda else None
         )
-        reduced.set_result(bucket if room.large else room.gradients)
+        reduced.set_result(room.gradients)
         return reduced
 
 
@@ -379,7 +380,11 @@ def _reduce_bucket(reducer: Reducer, bucket: GradBucket) -> torch.futures.Future
     reducer.measure(bucket.buffer())
     if bucket.is_last():
         return reducer.reduce_last(bucket.buffer())
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    return _all_reduce(bucket.buffer())
+
+
+def _all_reduce(bucket: Tensor) -> torch.futures.Future[Tensor]:
+    work = dist.all_reduce(bucket, async_op=True)
     assert work is not None
     return work.get_future().then(_first)
 
