@@ -13,23 +13,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cra_operator.controller.policy import ClusterObservation, Decision, Floats, Ints, Policy, Sizes
+from cra_operator.controller.policy import ClusterObservation, Decision, Policy, Sizes
 from cra_simulator.advance import advance
+from cra_simulator.book import Book
 from cra_simulator.cluster import Cluster
+from cra_simulator.errors import SimulationError
 from cra_simulator.placement import pack, spread
-from cra_simulator.rates import RateTable, RateTables, Shape, column_of
+from cra_simulator.rates import RateTables, column_of
 from cra_simulator.result import JobResult, Result
+from cra_simulator.rows import Rows, Store
 from cra_simulator.workload import TraceJob
-
-
-class SimulationError(Exception):
-    """The simulation cannot go on; the message says which job or decision is at fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,71 +93,6 @@ def simulate(
     return world.result()
 
 
-@dataclass(slots=True)
-class _Rows:
-    """What changes about active jobs, one row each."""
-
-    index: Ints
-    table: Ints
-    running: Ints
-    gpus: Ints
-    epoch: Ints
-    progress: Floats
-    remaining: Floats
-    steps_left: Floats
-    pause_left: Floats
-    submitted: Floats
-    age: Floats
-    attained: Floats
-    limit: Ints
-    most: Ints
-    current: Ints
-    starts: Ints
-    restarts: Ints
-    restart_seconds: Floats
-    request: Ints
-    priority: Floats
-    finished: Floats
-    turned: Ints
-    rate: Floats
-    throughput: Floats
-    held: Ints
-
-    def first(self, count: int) -> _Rows:
-        """Views of the first rows."""
-        return _Rows(*[getattr(self, name)[:count] for name in _FIELDS])
-
-
-_FIELDS = tuple(field.name for field in fields(_Rows))
-
-
-class _Store:
-    """The memory of the rows. Numbers of one kind lie in one block, so that rows move together."""
-
-    def __init__(self, jobs: int, sizes: int, nodes: int) -> None:
-        wide = {"rate": sizes, "throughput": sizes, "held": nodes}
-        floats = [field.name for field in fields(_Rows) if field.type == "Floats" and field.name not in wide]
-        whole = [field.name for field in fields(_Rows) if field.type == "Ints" and field.name not in wide]
-        numbers = np.zeros((len(floats), jobs))
-        counts = np.zeros((len(whole), jobs), dtype=np.int64)
-        tables = {"rate": np.zeros((jobs, sizes)), "throughput": np.zeros((jobs, sizes))}
-        held = np.zeros((jobs, nodes), dtype=np.int64)
-        self._blocks: list[NDArray[Any]] = [numbers.T, counts.T, *tables.values(), held]
-        arrays: dict[str, Any] = {
-            **dict(zip(floats, numbers, strict=True)),
-            **dict(zip(whole, counts, strict=True)),
-            **tables,
-            "held": held,
-        }
-        self.rows = _Rows(**arrays)
-
-    def keep(self, rows: Ints, count: int) -> None:
-        """Of the first `count` rows move the given ones to the front; the others become zero."""
-        for block in self._blocks:
-            block[: len(rows)] = block[rows]
-            block[len(rows) : count] = 0
-
-
 class _World:
     def __init__(
         self,
@@ -172,12 +105,12 @@ class _World:
         self._jobs = jobs
         self._rules = rules
         self._sizes = rates.sizes
-        self._book = _Book(rates)
+        self._book = Book(rates)
         self._table_of = [self._book.index(tables.get(job.name, job.application), job.name) for job in jobs]
         self._capacity, self._node_gpus = cluster.capacity, cluster.node_gpus
         self._node_kind = np.repeat(np.arange(len(cluster.pools)), [pool.nodes for pool in cluster.pools])
         self._gpus_on = self._node_gpus[self._node_kind]
-        self._store = _Store(len(jobs), len(self._sizes), len(self._gpus_on))
+        self._store = Store(len(jobs), len(self._sizes), len(self._gpus_on))
         self._active = self._store.rows.first(0)
         self._columns: dict[int, int] = {}
         self._random = np.random.default_rng(rules.seed)
@@ -246,7 +179,7 @@ class _World:
             self._columns[gpus] = column_of(self._sizes, gpus) if gpus else 0
         return self._columns[gpus]
 
-    def _turn(self, rows: _Rows, j: int) -> None:
+    def _turn(self, rows: Rows, j: int) -> None:
         """What a new epoch changes."""
         table, epoch = self._book.tables[rows.table[j]], int(rows.epoch[j])
         rows.rate[j] = table.rate[epoch]
@@ -325,7 +258,7 @@ class _World:
                 rows.restarts[j] += rows.starts[j] > 0
                 rows.starts[j] += 1
 
-    def _restart(self, rows: _Rows, j: int) -> float:
+    def _restart(self, rows: Rows, j: int) -> float:
         """Seconds that a restart takes this time."""
         mean, sigma = float(rows.restart_seconds[j]), self._rules.restart_sigma
         return mean * float(self._random.lognormal(-sigma * sigma / 2, sigma)) if sigma else mean
@@ -342,7 +275,7 @@ class _World:
             rows.progress[j] = max(rows.progress[j] - lost, began)
             rows.pause_left[j] = self._restart(rows, int(j))
 
-    def _row(self, rows: _Rows, j: int) -> int:
+    def _row(self, rows: Rows, j: int) -> int:
         table = int(rows.table[j])
         if self._book.tables[table].placed is None:
             return self._book.packed_row(table, int(rows.current[j]))
@@ -351,44 +284,6 @@ class _World:
 
     def result(self) -> Result:
         return Result(jobs=tuple(job for job in self._done if job is not None))
-
-
-class _Book:
-    """All rate tables as padded arrays; rows for unusual placements are added when they first occur."""
-
-    def __init__(self, rates: RateTables) -> None:
-        self.names = list(rates.tables)
-        self.tables: list[RateTable] = list(rates.tables.values())
-        self.epochs = np.array([len(table.progress) for table in self.tables])
-        self.work = np.array([table.progress[-1] for table in self.tables])
-        longest = int(self.epochs.max())
-        self.ends = np.full((len(self.tables), longest), np.inf)
-        self._columns = len(rates.sizes)
-        self.true_rate = np.zeros((len(self.tables) * self._columns, longest))
-        for i, table in enumerate(self.tables):
-            self.ends[i, : len(table.progress)] = table.progress
-            rows = slice(i * self._columns, (i + 1) * self._columns)
-            self.true_rate[rows, : len(table.progress)] = table.rate.T
-        self._placed: dict[tuple[int, Shape], int] = {}
-
-    def index(self, name: str, job: str) -> int:
-        if name not in self.names:
-            raise SimulationError(f"job {job}: there is no rate table {name!r}")
-        return self.names.index(name)
-
-    def packed_row(self, table: int, column: int) -> int:
-        return table * self._columns + column
-
-    def placed_row(self, table: int, shape: Shape) -> int:
-        known = self._placed.get((table, shape))
-        if known is None:
-            placed = self.tables[table].placed
-            assert placed is not None
-            row = np.zeros((1, self.true_rate.shape[1]))
-            row[0, : self.epochs[table]] = placed(shape)
-            known = self._placed[table, shape] = len(self.true_rate)
-            self.true_rate = np.concatenate([self.true_rate, row])
-        return known
 
 
 def _check_sizes(sizes: Sizes, cluster: Cluster, rules: Rules) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cra_operator.controller.policy import ClusterObservation
-from cra_simulator.simulation import Rules, SimulationError, simulate
+from cra_simulator.errors import SimulationError
+from cra_simulator.simulation import Rules, simulate
 from tests.simulator.small import CLUSTER, Script, jobs, linear, rates
 
 
