@@ -16,7 +16,7 @@ class Book:
         epochs: Epochs of each, [A].
         work: Progress that is the whole work of each, [A].
         ends: Progress at the end of each epoch, [A, E]; infinite beyond the last.
-        true_rate: Progress/s in each epoch, [R, E]; one row for each table and size, then those that were added.
+        true_rate: Progress/s in each epoch, [R, E]; a row for each table and size, then those added.
     """
 
     def __init__(self, rates: RateTables) -> None:
