@@ -2,10 +2,10 @@
 
 Own Pollux, Tiresias and Optimus on the workloads that come with the Pollux artifact, beside the mean job
 completion times that its authors ship. Tiresias and Optimus run on the measured profiles with the artifact's
-placement and must agree to a fraction of a percent but where interpolated placements let two runs part.
-Pollux is solved exactly on true rates, while the artifact searches with a genetic algorithm and must fit its
-throughput models first, so it may be a little better, and more so the higher the load. Five of the eight
-workloads of each load are shipped here; the shipped means are those of the same five.
+placement and must agree to the digit. Pollux is solved exactly on true rates, while the artifact searches
+with a genetic algorithm and must fit its throughput models first, so it may be a little better, and more so
+the higher the load. Five of the eight workloads of each load are shipped here; the shipped means are those of
+the same five.
 
     make bench NAME=scheduler_validation
 """

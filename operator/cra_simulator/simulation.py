@@ -279,7 +279,8 @@ class _World:
         table = int(rows.table[j])
         if self._book.tables[table].placed is None:
             return self._book.packed_row(table, int(rows.current[j]))
-        held = rows.held[j]
+        # In the order in which `spread` gives nodes away.
+        held = np.sort(rows.held[j])[::-1]
         return self._book.placed_row(table, tuple(held[held > 0].tolist()))
 
     def result(self) -> Result:
