@@ -101,7 +101,7 @@ class Member:
 
     def tail(self) -> str:
         """How it ended and the last lines that it wrote."""
-        lines = self.output.read_text(errors="replace").splitlines()[-15:]
+        lines = self.output.read_text(errors="replace").splitlines()[-15:] if self.output.exists() else []
         ended = f"rank {self.index} of generation {self.generation} ended with {self.process.poll()}"
         return "\n".join([f"could not measure: {ended}", *lines])
 
@@ -181,7 +181,9 @@ class LocalGroup:
             check=self.check,
         )
         for member in leaving:
-            if member.process.poll() != LEFT:
+            # Who has not come far enough to hear the signal is ended by it.
+            unheard = not member.steps.steps and member.process.poll() == -signal.SIGTERM
+            if member.process.poll() != LEFT and not unheard:
                 raise SystemExit(member.tail())
 
     def kill(self, index: int) -> None:
