@@ -232,6 +232,7 @@ def main() -> None:
             "samples_lost": lost,
             "samples_repeated_outside_crashes": outside,
             "memory_growth_percent": percent,
+            "open_files_growth": done.files[-1] - done.files[SETTLED],
             "loss_difference": abs(last(done.epochs) - last(runs[0])),
             "loss_noise": noise,
         },

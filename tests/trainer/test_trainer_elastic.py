@@ -169,3 +169,14 @@ def test_newcomers_wait_for_all_of_their_cohort_and_go_with_rank_0(tmp_path: Pat
         assert end([first, early, told, killed])[:2] == [0, 75]
         assert {line["group"][1] for line in trace.lines(first.pid)} == {1}
         np.testing.assert_equal(trace.trained(), all_once())
+
+
+def test_looking_for_links_leaves_no_file_open() -> None:
+    from cra_trainer.elastic.group import _is_link, _open_files
+
+    ends = os.pipe()
+    before = _open_files()
+    assert not any(_is_link(end, frozenset()) for end in ends)
+    assert len(_open_files()) == len(before)
+    for end in ends:
+        os.close(end)

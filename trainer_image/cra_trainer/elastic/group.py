@@ -17,7 +17,7 @@ import secrets
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -108,7 +108,7 @@ class Group:
         """
         with self._lock:
             for file in self._links:
-                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(file)) as link:
+                with contextlib.suppress(OSError), _as_socket(file) as link:
                     link.shutdown(socket.SHUT_RDWR)
             if self.device.type == "cuda" and dist.is_initialized():
                 dist.distributed_c10d._abort_process_group()
@@ -272,10 +272,23 @@ def _open_files() -> set[int]:
     return {int(path.name) for path in Path("/proc/self/fd").iterdir()}
 
 
+@contextlib.contextmanager
+def _as_socket(file: int) -> Iterator[socket.socket]:
+    """An open file as a socket of its own; OSError when it is none."""
+    copy = os.dup(file)
+    try:
+        link = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
+    with link:
+        yield link
+
+
 def _is_link(file: int, own_ports: frozenset[int]) -> bool:
     """Whether an open file is a connection to a peer, and none of those on ports of our own."""
     try:
-        with socket.socket(fileno=os.dup(file)) as link:
+        with _as_socket(file) as link:
             ports = {link.getsockname()[1], link.getpeername()[1]}
     except OSError:  # Not a socket, or not connected, or closed by now.
         return False
