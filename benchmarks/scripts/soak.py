@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 import cra_trainer
-from benchmarks.steps import StepLog
+from benchmarks.scripts.session_log import SessionLog
 
 SAMPLES, BATCH = 2000, 64  # 31 batches and a shorter one
 INPUTS, WIDTH = 16, 32
@@ -70,17 +70,11 @@ def main() -> None:
         ]
     )
     model, optimizer = session.prepare(inner, sgd)
-    log, step, epoch = StepLog(), 0, 0
+    log = SessionLog(session, optimizer)
     pace, end = float(os.environ.get("BENCHMARK_PACE", 0)), os.environ.get("BENCHMARK_END", "")
     counts = inner.counts.detach().clone()
-
-    def stepped(*_: object) -> None:
-        nonlocal step
-        step += 1
-        log.write("step", rank=session.rank, world_size=session.world_size, step=step, epoch=epoch)
-
-    optimizer.register_step_post_hook(stepped)
     for epoch in session.epochs():
+        log.epoch = epoch
         for x, y, samples in session.batches(dataset):
             time.sleep(pace)
             predictions, counting = model(x, samples)

@@ -83,7 +83,7 @@ class Keeper:
             return {}
         told: dict[str, Any] = {}
         if self._checkpoints.newest:
-            told |= {"step": self._checkpoints.newest.step, "path": str(self._checkpoints.newest.path)}
+            told |= {"step": self._checkpoints.newest.step, "path": self._checkpoints.newest.path}
         if self._rejected:
             told["rejected"] = [text[:_BRIEF] for text in self._rejected[:3]]
         if self._checkpoints.failure:

@@ -48,9 +48,7 @@ class Column(IntEnum):
     LEAVING = 2  # 1 when it was asked to leave
     CHANGE = 3  # 1 when newcomers wait to be taken in
     DIGEST = 4  # of its pending plan
-    PERIOD = (
-        5  # the whole of the last step, in seconds, from its predecessor's end; 0 if there was more to it
-    )
+    PERIOD = 5  # of the last step, in seconds, from its predecessor's end; 0 if there was more to it
     OWN = 6  # of the last step's gradients, if they were measured: its own part's norm, weighted
     WHOLE = 7  # and that of all
     COST = 8  # of that measurement, in steps
@@ -135,7 +133,7 @@ class _Step:
     rows: Ints
     measured_rows: Ints
     watch: Stopwatch
-    before: "_Last"
+    before: _Last
     loss: Tensor | None = None
     table: Tensor | None = None
     told: dist.Work | None = None

@@ -181,7 +181,6 @@ class Session:
         self._prepared = parts, reducer
         self._process.progress = self._describe
         self._enter(self._membership.join(self._position.standing))
-        self._process.defer_stop()
         self._process.refresh = self._publish
         self._process.readings.ready = True
         return reducer.replica, optimizer

@@ -64,25 +64,23 @@ class Coordinator:
     """Keeps the roster and tells everybody what follows from it.
 
     Args:
-        address: Where to listen; the port is `port`.
+        address: Where to listen.
+
+    Attributes:
+        port: Where it listens.
+        change_wanted: Whether newcomers wait to be taken in at the next step.
     """
 
     def __init__(self, address: str) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._listener = socket.create_server((address, 0), family=family, backlog=1024)
         self.port: int = self._listener.getsockname()[1]
+        self.change_wanted = False
         self._roster = Roster()
         self._peers: dict[str, _Peer] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         threading.Thread(target=self._run, name="cra-coordinator", daemon=True).start()
-
-    @property
-    def change_wanted(self) -> bool:
-        """Whether newcomers wait to be taken in at the next step."""
-        return self._change_wanted
-
-    _change_wanted = False
 
     def _run(self) -> None:
         beaten = time.monotonic()
@@ -150,7 +148,7 @@ class Coordinator:
         if plan is not None:
             for seat in plan.seats:
                 self._send(seat.uid, "plan", number=plan.number, seats=[asdict(seat) for seat in plan.seats])
-        self._change_wanted = self._roster.change_wanted
+        self.change_wanted = self._roster.change_wanted
 
     def _beat(self) -> None:
         now = time.monotonic()

@@ -126,7 +126,7 @@ class Membership:
 
     Args:
         env: Where the leader is, and what this process's place shall be.
-        on_member: Called when this rank is called into a group: from now on it has something to lose.
+        on_member: Called when this rank gets a place in a group: from now on it has something to lose.
         on_exclusion: Called when the others have given this rank up; gets the reason and does not return.
 
     Raises:
@@ -138,12 +138,12 @@ class Membership:
     ) -> None:
         self.device = choose_device(env)
         self.uid = f"{env.pod or socket.gethostname()}/{env.local_rank}/{secrets.token_hex(4)}"
-        self._env = env
+        self._env, self._on_member = env, on_member
         self._group: Group | None = None
         self._coordinator: Coordinator | None = None
         self._member: Member | None = None
         self._store: Store = HashStore()
-        self._own_ports: set[int] = set()
+        self._own_ports: frozenset[int] = frozenset()
         if not env.launched:
             return
         _choose_interface(env)
@@ -158,7 +158,7 @@ class Membership:
             self._coordinator = Coordinator(env.pod_ip or "0.0.0.0")
             self._store.set("coordinator", str(self._coordinator.port))
         coordinator = int(self._store.get("coordinator"))
-        self._own_ports = {port, coordinator, env.metrics_port or 0}
+        self._own_ports = frozenset({port, coordinator, env.metrics_port or 0})
         self._member = Member(
             (address, coordinator), on_plan=on_member, on_abort=self._abort, on_exclusion=on_exclusion
         )
@@ -190,6 +190,7 @@ class Membership:
             standing=standing if env.rank == 0 else NOTHING,
         )
         if self._member is None:
+            self._on_member()
             return self._seat(Plan(number=1, seats=(hello,)))
         _warm_up(self.device)
         return self._seat(self._member.hello(hello))
@@ -201,9 +202,8 @@ class Membership:
             LeaderLost: Rank 0 is gone.
         """
         assert self._group is not None
+        assert self._member is not None, "a group of one never changes"
         self._group.end()
-        if self._member is None:
-            return self._seat(self._group.plan)
         return self._seat(self._member.stand(standing, broken=broken))
 
     def is_loss(self, error: BaseException) -> bool:
@@ -237,7 +237,7 @@ class Membership:
             rank=plan.rank(self.uid),
             device=self.device,
             store=store,
-            own_ports=frozenset(self._own_ports),
+            own_ports=self._own_ports,
         )
         return self._group
 

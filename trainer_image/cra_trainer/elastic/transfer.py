@@ -8,7 +8,6 @@ by several ranks at once; where one rank serves all others it broadcasts.
 from __future__ import annotations
 
 import io
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -122,7 +121,7 @@ def _replace(value: Any, change: Callable[[Tensor], Any]) -> Any:
 def _fill(value: Any, tensors: list[Tensor]) -> Any:
     if isinstance(value, tuple) and len(value) == 2 and value[0] == _TENSOR:
         return tensors[value[1]]
-    if isinstance(value, dict | OrderedDict):
+    if isinstance(value, dict):
         return type(value)((key, _fill(item, tensors)) for key, item in value.items())
     if isinstance(value, list | tuple):
         return type(value)(_fill(item, tensors) for item in value)
