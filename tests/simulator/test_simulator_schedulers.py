@@ -10,6 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cra_operator.controller.policies import make
+from cra_operator.controller.policies.priority import Priority
+from cra_operator.controller.policies.round_robin import RoundRobin
+from cra_operator.controller.policies.static import Static
 from cra_operator.controller.policy import ClusterObservation, Policy, Sizes
 from cra_operator.controller.solver import solve
 from cra_simulator.cluster import Cluster, NodePool
@@ -19,11 +23,8 @@ from cra_simulator.schedulers.fifo import Fifo
 from cra_simulator.schedulers.gavel import Gavel, fractions
 from cra_simulator.schedulers.optimus import Optimus
 from cra_simulator.schedulers.pollux import Pollux
-from cra_simulator.schedulers.priority import Priority
-from cra_simulator.schedulers.round_robin import RoundRobin
 from cra_simulator.schedulers.sia import Sia, highs, worth
 from cra_simulator.schedulers.srtf import Srtf
-from cra_simulator.schedulers.static import Static
 from cra_simulator.schedulers.tiresias import DEMOTION_GPU_SECONDS, Tiresias
 
 MIXED = Cluster((NodePool(kind="slow", nodes=2, gpus=4), NodePool(kind="fast", nodes=1, gpus=4)))
@@ -73,6 +74,28 @@ def test_static_draws_once_for_each_job() -> None:
     policy, seen = Static("random", seed=3), asked(1)
     first = given_gpus(policy, seen)
     assert [given_gpus(policy, seen) for _ in range(5)] == [first] * 5
+
+
+def test_static_starts_a_job_of_which_nothing_is_said_where_it_can_run() -> None:
+    seen = observed(1, request=[0])
+    narrow = np.where(seen.sizes.gpus >= 4, seen.rate, 0)
+    assert given_gpus(Static(), replace(seen, rate=narrow)) == [4]
+    assert given_gpus(Static("uniform", gpus=2), replace(seen, rate=narrow)) == [4]
+    assert given_gpus(Static(), replace(seen, rate=0 * narrow)) == [0]
+
+
+def test_static_keeps_what_others_chose() -> None:
+    seen = asked(1, 1)
+    assert given_gpus(Static(), replace(seen, current=np.array(columns(seen, 2, 4)))) == [2, 4]
+    refused = np.where(seen.sizes.gpus == 4, 0, seen.rate)
+    moved = replace(seen, rate=refused, current=np.array(columns(seen, 2, 4)))
+    assert given_gpus(Static(), moved) == [2, 1]
+
+
+def test_a_policy_is_made_by_its_name() -> None:
+    assert make("round-robin") is not make("round-robin")
+    with pytest.raises(ValueError, match="no policy 'best'; there are static, uniform"):
+        make("best")
 
 
 def test_round_robin_gives_everyone_a_turn() -> None:

@@ -1,19 +1,17 @@
-"""The published schedulers, one file each, to be compared with."""
+"""The schedulers that can be compared: the operator's own policies and the published ones, one file each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cra_operator.controller.policies import POLICIES
 from cra_operator.controller.policy import Policy
 from cra_simulator.schedulers.afs import Afs
 from cra_simulator.schedulers.fifo import Fifo
 from cra_simulator.schedulers.gavel import Gavel
 from cra_simulator.schedulers.optimus import Optimus
 from cra_simulator.schedulers.pollux import Pollux
-from cra_simulator.schedulers.priority import Priority
-from cra_simulator.schedulers.round_robin import RoundRobin
 from cra_simulator.schedulers.sia import Sia
 from cra_simulator.schedulers.srtf import Srtf
-from cra_simulator.schedulers.static import Static
 from cra_simulator.schedulers.tiresias import Tiresias
 
 
@@ -37,11 +35,11 @@ class Scheduler:
 
 SCHEDULERS = {
     "fifo": Scheduler(make=Fifo, rigid=True, mixed=True),
-    "static-fixed": Scheduler(make=Static, rigid=True, mixed=True),
-    "static-uniform": Scheduler(make=lambda: Static("uniform"), rigid=True, mixed=True),
-    "static-random": Scheduler(make=lambda: Static("random"), rigid=True, mixed=True),
-    "round-robin": Scheduler(make=RoundRobin, rigid=True, mixed=True),
-    "priority": Scheduler(make=Priority, rigid=True, mixed=True),
+    "static": Scheduler(make=POLICIES["static"], rigid=True, mixed=True),
+    "uniform": Scheduler(make=POLICIES["uniform"], rigid=True, mixed=True),
+    "random": Scheduler(make=POLICIES["random"], rigid=True, mixed=True),
+    "round-robin": Scheduler(make=POLICIES["round-robin"], rigid=True, mixed=True),
+    "priority": Scheduler(make=POLICIES["priority"], rigid=True, mixed=True),
     "srtf": Scheduler(make=Srtf, rigid=True, mixed=True, knows_remaining=True),
     "tiresias": Scheduler(make=Tiresias, rigid=True, mixed=True),
     "optimus": Scheduler(make=Optimus, knows_remaining=True),

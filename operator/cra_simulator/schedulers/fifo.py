@@ -6,8 +6,8 @@ jobs but their requests.
 
 from __future__ import annotations
 
+from cra_operator.controller.policies.rigid import first_fit, requested
 from cra_operator.controller.policy import ClusterObservation, Decision
-from cra_simulator.schedulers.rigid import first_fit, requested
 
 
 class Fifo:

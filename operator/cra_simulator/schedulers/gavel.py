@@ -18,8 +18,8 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
+from cra_operator.controller.policies.rigid import requested
 from cra_operator.controller.policy import ClusterObservation, Decision, Floats, Ints
-from cra_simulator.schedulers.rigid import requested
 
 
 class Gavel:

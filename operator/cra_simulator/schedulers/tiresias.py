@@ -10,8 +10,8 @@ Knows the GPU time that a job has had. Knows neither speed nor remaining work.
 
 from __future__ import annotations
 
+from cra_operator.controller.policies.rigid import first_fit, requested
 from cra_operator.controller.policy import ClusterObservation, Decision
-from cra_simulator.schedulers.rigid import first_fit, requested
 
 DEMOTION_GPU_SECONDS = 16 * 3600.0
 

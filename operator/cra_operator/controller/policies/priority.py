@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cra_operator.controller.policies.rigid import first_fit, requested
 from cra_operator.controller.policy import ClusterObservation, Decision
-from cra_simulator.schedulers.rigid import first_fit, requested
 
 
 class Priority:

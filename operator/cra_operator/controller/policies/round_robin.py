@@ -6,8 +6,8 @@ has had a turn goes to the end of the line; a turn ends early for nobody.
 
 from __future__ import annotations
 
+from cra_operator.controller.policies.rigid import first_fit, requested
 from cra_operator.controller.policy import ClusterObservation, Decision
-from cra_simulator.schedulers.rigid import first_fit, requested
 
 
 class RoundRobin:
@@ -36,6 +36,7 @@ class RoundRobin:
         keep = [job for job in line if job in running and job not in over]
         kept = set(keep)
         self._line = line
+        self._until = {job: until for job, until in self._until.items() if job in row_of}
         order = [row_of[job] for job in keep + [job for job in line if job not in kept]]
         decision = first_fit(seen, requested(seen), order)
         for job in line:

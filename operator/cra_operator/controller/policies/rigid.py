@@ -10,9 +10,11 @@ from cra_operator.controller.policy import ClusterObservation, Decision, Ints
 
 
 def requested(seen: ClusterObservation) -> Ints:
-    """The size that each job's owner asked for, as a column, [J]; one GPU where nothing was said."""
-    one = int(np.flatnonzero(seen.sizes.gpus > 0)[0])
-    return np.where(seen.request > 0, seen.request, one)
+    """The size that each job's owner asked for, as a column, [J].
+
+    Where nothing was said it is the first size on which the job runs, and none for one that runs nowhere.
+    """
+    return np.where(seen.request > 0, seen.request, np.argmax(seen.rate > 0, axis=1))
 
 
 def first_fit(

@@ -1,0 +1,34 @@
+"""The policies that the operator can run, one file each, by the names that a job's `spec.scaling.policy` has.
+
+They need numpy only, see what `cra_operator.controller.policy` says and nothing of Kubernetes, and run
+unchanged in the simulator, where they are compared with what is published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cra_operator.controller.policies.priority import Priority
+from cra_operator.controller.policies.round_robin import RoundRobin
+from cra_operator.controller.policies.static import Static
+from cra_operator.controller.policy import Policy
+
+POLICIES: Mapping[str, Callable[[], Policy]] = {
+    "static": Static,
+    "uniform": lambda: Static("uniform"),
+    "random": lambda: Static("random"),
+    "round-robin": RoundRobin,
+    "priority": Priority,
+}
+"""What makes a fresh instance of each."""
+
+
+def make(name: str) -> Policy:
+    """A fresh instance of a policy; it may remember what it saw, so each loop has its own.
+
+    Raises:
+        ValueError: There is no policy of that name.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"there is no policy {name!r}; there are {', '.join(POLICIES)}")
+    return POLICIES[name]()
