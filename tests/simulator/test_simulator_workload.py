@@ -50,6 +50,20 @@ def test_the_shipped_workloads_are_whole(load: float) -> None:
     assert all(len(read_workload(path, applications=applications)) == 160 * load for path in paths)
 
 
+def test_what_is_trained_on_is_not_what_is_compared_on() -> None:
+    counts = {load: len(data.training_workloads(load)) for load in data.LOADS}
+    assert counts == {0.5: 10, 1.0: 40, 1.5: 0, 2.0: 10}
+    arrivals = {
+        kind: {tuple(job.submitted for job in read_workload(path)) for path in paths}
+        for kind, paths in (
+            ("training", [path for load in data.LOADS for path in data.training_workloads(load)]),
+            ("comparison", [path for load in data.LOADS for path in data.workloads(load)]),
+        )
+    }
+    assert len(arrivals["training"]) == 60
+    assert not arrivals["training"] & arrivals["comparison"]
+
+
 def test_what_is_no_rate_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no rate table: KeyError 'gpus'"):
         read_rate_tables(written(tmp_path, "{}"))

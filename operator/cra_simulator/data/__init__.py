@@ -15,8 +15,24 @@ def path(*parts: str) -> Path:
 
 
 def workloads(load: float) -> tuple[Path, ...]:
-    """The shipped workloads of a load, which is one of `LOADS`; 1.0 is 160 jobs in 8 hours for 64 T4."""
-    return tuple(sorted(path("pollux", "workloads", f"{load:.1f}").glob("*.csv")))
+    """The shipped workloads of a load, which is one of `LOADS`; 1.0 is 160 jobs in 8 hours for 64 T4.
+
+    They are for comparison: nothing that is learned or tuned may see them.
+    """
+    return _files(path("pollux", "workloads", f"{load:.1f}"))
+
+
+def realistic_workloads() -> tuple[Path, ...]:
+    """Workloads at 1.0 whose jobs ask for what users ask for, where those of `workloads` were tuned."""
+    return _files(path("pollux", "workloads", "realistic"))
+
+
+def training_workloads(load: float) -> tuple[Path, ...]:
+    """Workloads to learn from: 40 at 1.0, 10 each at 0.5 and 2.0, none at other loads.
+
+    They were made as those of `workloads` were, from other seeds.
+    """
+    return _files(path("pollux", "training"), f"{load:.1f}-*.csv")
 
 
 def shipped_means(scheduler: str, load: float) -> dict[str, float]:
@@ -28,6 +44,10 @@ def shipped_means(scheduler: str, load: float) -> dict[str, float]:
     """
     found = json.loads(path("pollux", "shipped_means.json").read_text())[scheduler][f"{load:.1f}"]
     return {name: float(seconds) for name, seconds in found.items()}
+
+
+def _files(folder: Path, pattern: str = "*.csv") -> tuple[Path, ...]:
+    return tuple(sorted(folder.glob(pattern)))
 
 
 def rate_tables() -> Path:
