@@ -110,10 +110,12 @@ class Decision:
     Attributes:
         choice: A column of the sizes for each job, [J].
         order: Rows of jobs, those to be placed first in front; None if it is all the same.
+        weight: The attention that each job got, [J], summing to 1; None from policies that give none.
     """
 
     choice: Ints
     order: Ints | None = None
+    weight: Floats | None = None
 
 
 class Policy(Protocol):
