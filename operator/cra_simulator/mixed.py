@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from cra_simulator.cluster import Cluster, NodePool
-from cra_simulator.profiles import NODE_GPUS, SINGLE_GPU, Profile
+from cra_simulator.errors import DataError
+from cra_simulator.profiles import Profile
 from cra_simulator.rates import RateTable, RateTables
 
 SPEED: Mapping[str, Mapping[str, float]] = {
@@ -62,27 +63,49 @@ def best_tables(
 
     Args:
         applications: Whose.
-        profiles: A folder of profiles, one sub-folder for each application.
-        cluster: Its pools' names are looked up in `speed`.
-        speed: As `SPEED`.
+        profiles: A folder of profiles: `TYPE/APPLICATION` where one was measured on a type of GPU, else
+            `APPLICATION`, whose computing is scaled by `speed`.
+        cluster: Its pools' names are the types.
+        speed: As `SPEED`. On a cluster of a single type that is not in it profiles hold as they are.
 
     Raises:
-        ValueError: The profiles do not say how nodes of that size do.
+        DataError: A profile is missing or wrong, was measured on smaller nodes, or there is neither a profile
+            nor a speed for a type.
     """
     sizes = cluster.packed_sizes()
-    if any(pool.gpus > NODE_GPUS for pool in cluster.pools):
-        raise ValueError(f"the profiles were measured on nodes of {NODE_GPUS} GPUs, not of more")
     tables = {}
     for name in applications:
-        profile = Profile(profiles / name)
-        most = 1 if name in SINGLE_GPU else profile.largest_batch // profile.smallest_local
-        rate = np.zeros((profile.epochs, len(sizes)))
+        of = [_profile(profiles, name, pool, cluster, speed) for pool in cluster.pools]
+        first = of[0][0]
+        most = max(profile.most_gpus() for profile, _ in of)
+        rate = np.zeros((first.epochs, len(sizes)))
         for column, (gpus, kind) in enumerate(zip(sizes.gpus.tolist(), sizes.kind.tolist(), strict=True)):
-            if 0 < gpus <= most:
-                pool = cluster.pools[kind]
-                shape = (pool.gpus,) * (gpus // pool.gpus) or (gpus,)
-                rate[:, column] = profile.best(shape, speed=speed[pool.kind].get(name, 1.0))
+            profile, factor = of[kind]
+            if 0 < gpus <= profile.most_gpus():
+                node = cluster.pools[kind].gpus
+                rate[:, column] = profile.best((node,) * (gpus // node) or (gpus,), speed=factor)
         tables[name] = RateTable(
-            progress=profile.progress, rate=rate, max_gpus=min(most, int(sizes.gpus.max()))
+            progress=first.progress, rate=rate, max_gpus=min(most, int(sizes.gpus.max()))
         )
     return RateTables(sizes=sizes, tables=tables)
+
+
+def _profile(
+    profiles: Path, name: str, pool: NodePool, cluster: Cluster, speed: Mapping[str, Mapping[str, float]]
+) -> tuple[Profile, float]:
+    """The profile of an application for a type of GPU, and by what its computing is faster."""
+    own = profiles / pool.kind / name
+    if own.is_dir():
+        profile, factor = Profile(own), 1.0
+    elif not (profiles / name).is_dir():
+        raise DataError(f"{profiles} has no profile of {name!r}")
+    elif pool.kind in speed or len(cluster.pools) == 1:
+        profile, factor = Profile(profiles / name), speed.get(pool.kind, {}).get(name, 1.0)
+    else:
+        known = ", ".join(speed)
+        raise DataError(f"nothing is known of GPUs of type {pool.kind!r}: add {own}, or use {known}")
+    if pool.gpus > profile.node_gpus:
+        raise DataError(
+            f"{name} was measured on nodes of {profile.node_gpus} GPUs, not of {pool.gpus}: add {own}"
+        )
+    return profile, factor

@@ -4,10 +4,13 @@ A folder for each application, as the artifact has them (petuum/adaptdl, branch 
 may be gzipped):
 
 - `placements.csv`: `placement` (a digit for each node: GPUs used there), `local_bsz` (batch of one GPU),
-  `step_time` and `sync_time` in seconds, measured on nodes of four T4;
-- `scalability.csv`: the same by `num_nodes` and `num_replicas`, for placements that were not measured;
+  `step_time` and `sync_time` in seconds;
+- `scalability.csv`: the same by `num_nodes` and `num_replicas`, for placements that were not measured; it may
+  be left out;
 - `validation-B.csv`: one row per epoch at total batch B: `progress` (steps of the smallest batch),
-  `iteration` (real steps), `grad_sqr` and `grad_var` (squared norm and variance of the gradient).
+  `iteration` (real steps), `grad_sqr` and `grad_var` (squared norm and variance of the gradient);
+- `application.json`: epochs, GPUs of a node and limits (see `cra_simulator.profile_files.Application`), which
+  the artifact has in its code.
 
 With B GPUs' batch M = K * m * (s + 1), of which s micro-batches of m are accumulated, one step takes
 T = step + s * (step - sync) seconds and is worth r = (var + sqr) / (var * M0 / M + sqr) steps of the smallest
@@ -16,8 +19,6 @@ batch M0 (Pollux, OSDI'21, equations 5 to 9). Progress is r / T per second.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -25,20 +26,15 @@ from pathlib import Path
 
 import numpy as np
 from scipy.interpolate import LinearNDInterpolator
+from scipy.spatial import QhullError
 
 from cra_operator.controller.policy import Floats, Sizes
+from cra_simulator.errors import DataError
+from cra_simulator.profile_files import read_application, read_measurements
 from cra_simulator.rates import RateTable, RateTables, Shape
 from cra_simulator.workload import TraceJob
 
-EPOCHS = {"bert": 2, "cifar10": 100, "ncf": 10, "imagenet": 90, "deepspeech2": 80, "yolov3": 50}
-"""Epochs that a job of the evaluation trains."""
-LARGEST_LOCAL_BATCH = {"yolov3": 8}
-"""Where less fits into a GPU than was profiled."""
-SINGLE_GPU = frozenset({"ncf"})
-"""Applications that the evaluation never distributes."""
-FIXED_BATCH = {"ncf": 32768}
-"""Applications whose batch size Pollux does not choose in the evaluation."""
-NODE_GPUS = 4
+_TIMES = ("local_bsz", "step_time", "sync_time")
 
 
 class Profile:
@@ -46,61 +42,90 @@ class Profile:
 
     Args:
         folder: Where its files are; its name is the application's.
+
+    Raises:
+        DataError: A file is missing or wrong.
     """
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
         self._folder = folder
-        placements = self._read("placements.csv")
+        self._application = read_application(folder)
+        self.node_gpus = self._application.node_gpus
+        placements = read_measurements(folder, "placements.csv", ("placement", *_TIMES))
         shapes = placements["placement"].astype(np.int64)
         self._measured: dict[int, Floats] = {}
         for shape in np.unique(shapes):
             rows = shapes == shape
-            columns = [placements[name][rows] for name in ("local_bsz", "step_time", "sync_time")]
+            columns = [placements[name][rows] for name in _TIMES]
             self._measured[int(shape)] = np.array(columns)
-        by_batch = {int(path.name.split("-")[1].split(".")[0]): path for path in folder.glob("validation-*")}
-        self._validated = {batch: self._read(by_batch[batch].name) for batch in sorted(by_batch)}
+        self._validated = self._read_validations()
         self.initial_batch = min(self._validated)
         self.largest_batch = max(self._validated)
         self.smallest_local = int(placements["local_bsz"].min())
-        self.largest_local = LARGEST_LOCAL_BATCH.get(self.name, int(placements["local_bsz"].max()))
-        self.epochs = EPOCHS[self.name]
+        self.largest_local = self._application.largest_local_batch or int(placements["local_bsz"].max())
+        self.epochs = self._application.epochs
         self.progress: Floats = np.min(
             [run["progress"][: self.epochs] for run in self._validated.values()], axis=0
         )
 
-    def _read(self, name: str) -> dict[str, Floats]:
-        path = self._folder / name
-        packed = path if path.suffix == ".gz" else path.with_name(f"{name}.gz")
-        text = gzip.decompress(packed.read_bytes()).decode() if packed.exists() else path.read_text()
-        header, *rows = csv.reader(text.splitlines())
-        values = np.array(rows, dtype=float)
-        return {column: values[:, i] for i, column in enumerate(header)}
+    def _read_validations(self) -> dict[int, dict[str, Floats]]:
+        """The validation runs by batch size, rising."""
+        found = {}
+        for path in self._folder.glob("validation-*.csv*"):
+            name = path.name.removesuffix(".gz")
+            batch = name.removeprefix("validation-").removesuffix(".csv")
+            if not batch.isdigit():
+                raise DataError(f"{path}: the name is to be validation-B.csv, B the total batch")
+            run = read_measurements(self._folder, name, ("progress", "iteration", "grad_sqr", "grad_var"))
+            if len(run["progress"]) < self._application.epochs:
+                raise DataError(
+                    f"{path}: {len(run['progress'])} epochs are too few; application.json says "
+                    f"{self._application.epochs}"
+                )
+            found[int(batch)] = run
+        if not found:
+            raise DataError(f"{self._folder}: there is no validation-B.csv")
+        return {batch: found[batch] for batch in sorted(found)}
+
+    def most_gpus(self, batch_size: int | None = None) -> int:
+        """Most GPUs that a job can use, with a total batch or, for None, with the best."""
+        fed = (batch_size or self.largest_batch) // self.smallest_local
+        return min(fed, self._application.largest_gpus or fed)
 
     def step_seconds(self, shape: Shape, local_batch: int) -> tuple[float, float]:
-        """Seconds of one step with its synchronisation, and of the synchronisation alone."""
+        """Seconds of one step with its synchronisation, and of the synchronisation alone; NaN beyond what was
+        measured.
+        """
         turned = min(shape[i:] + shape[:i] for i in range(len(shape)))
         measured = self._measured.get(int("".join(map(str, turned))))
         if measured is not None:
             batches, step, sync = measured
             return float(np.interp(local_batch, batches, step)), float(np.interp(local_batch, batches, sync))
-        step, sync = self._between([min(len(shape), 16), sum(shape), local_batch])[0]
+        if self._between is None:
+            return math.nan, math.nan
+        step, sync = self._between([len(shape), sum(shape), local_batch])[0]
         return float(step), float(sync)
 
     @cached_property
-    def _between(self) -> LinearNDInterpolator:
+    def _between(self) -> LinearNDInterpolator | None:
         """Both seconds by nodes, GPUs and local batch; placements that are alike in those are averaged."""
         groups: dict[tuple[int, int, float], list[tuple[float, float]]] = {}
         for shape, (batches, steps, syncs) in self._measured.items():
             digits = [int(digit) for digit in str(shape)]
             for batch, step, sync in zip(batches, steps, syncs, strict=True):
                 groups.setdefault((len(digits), sum(digits), batch), []).append((step, sync))
-        more = self._read("scalability.csv")
-        points = [*sorted(groups), *_columns(more, "num_nodes", "num_replicas", "local_bsz")]
+        points: list[Sequence[float] | Floats] = [*sorted(groups)]
         seconds = [np.mean(groups[key], axis=0) for key in sorted(groups)]
-        return LinearNDInterpolator(
-            np.array(points, dtype=float), np.array([*seconds, *_columns(more, "step_time", "sync_time")])
-        )
+        if any((self._folder / f"scalability.csv{end}").exists() for end in ("", ".gz")):
+            names = ("num_nodes", "num_replicas", *_TIMES)
+            more = read_measurements(self._folder, "scalability.csv", names)
+            points += _columns(more, "num_nodes", "num_replicas", "local_bsz")
+            seconds += _columns(more, "step_time", "sync_time")
+        try:
+            return LinearNDInterpolator(np.array(points, dtype=float), np.array(seconds))
+        except QhullError:  # Too few points, or all in a plane: only what was measured is known.
+            return None
 
     def at(self, shape: Shape, batch_size: int, *, speed: float = 1.0) -> tuple[Floats, float]:
         """What a job does that wants one total batch size.
@@ -111,7 +136,7 @@ class Profile:
             speed: How much faster than that of the profile the GPUs compute; communication stays as it is.
 
         Returns:
-            Progress/s in each epoch, [E], and optimizer steps/s.
+            Progress/s in each epoch, [E], and optimizer steps/s; zeros beyond what was measured.
         """
         gpus = sum(shape)
         local = math.ceil(batch_size / gpus - 1e-8)
@@ -123,6 +148,8 @@ class Profile:
         micro = min(micro, self.largest_batch // (gpus * (accumulated + 1)))
         step, sync = self.step_seconds(shape, micro)
         seconds = sync + (accumulated + 1) * (step - sync) / speed
+        if math.isnan(seconds):
+            return np.zeros(self.epochs), 0.0
         return self._gain(gpus * micro * (accumulated + 1)) / seconds, 1 / seconds
 
     def best(self, shape: Shape, *, speed: float = 1.0) -> Floats:
@@ -132,8 +159,8 @@ class Profile:
         the largest batch that was validated.
         """
         least = max(self.initial_batch, sum(shape) * self.smallest_local)
-        if self.name in FIXED_BATCH:
-            return self.at(shape, FIXED_BATCH[self.name], speed=speed)[0]
+        if self._application.fixed_batch:
+            return self.at(shape, self._application.fixed_batch, speed=speed)[0]
         wanted = np.geomspace(least, self.largest_batch, 50).astype(int)
         rates = [self.at(shape, int(batch), speed=speed)[0] for batch in np.unique(wanted)]
         best: Floats = np.max(rates, axis=0)
@@ -156,13 +183,14 @@ class Profile:
 
     def table(self, sizes: Sizes, batch_size: int) -> RateTable:
         """Rates of a job whose batch size stays, as its owner tuned it. One type of GPU only."""
-        most = 1 if self.name in SINGLE_GPU else batch_size // self.smallest_local
+        most = self.most_gpus(batch_size)
+        node = self.node_gpus
         rate = np.zeros((self.epochs, len(sizes)))
         throughput = np.zeros(len(sizes))
         for column, gpus in enumerate(sizes.gpus.tolist()):
             if 0 < gpus <= most:
-                rest = (gpus % NODE_GPUS,) if gpus % NODE_GPUS else ()
-                shape = (NODE_GPUS,) * (gpus // NODE_GPUS) + rest
+                rest = (gpus % node,) if gpus % node else ()
+                shape = (node,) * (gpus // node) + rest
                 rate[:, column], throughput[column] = self.at(shape, batch_size)
         steps = self._by_epoch("iteration", batch_size)
         return RateTable(

@@ -12,9 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-
-class WorkloadError(ValueError):
-    """A file cannot be used; the message has file, line, column and the fix."""
+from cra_simulator.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,14 +44,14 @@ def read_workload(path: Path, *, applications: Collection[str] | None = None) ->
         applications: The names that are known; None takes any.
 
     Raises:
-        WorkloadError: A column is missing or a cell makes no sense.
+        DataError: A column is missing or a cell makes no sense.
         OSError: The file cannot be read.
     """
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         missing = [name for name in ("name", "time", "application") if name not in (rows.fieldnames or ())]
         if missing:
-            raise WorkloadError(f"{path}, line 1: column {', '.join(missing)} is missing")
+            raise DataError(f"{path}, line 1: column {', '.join(missing)} is missing")
         jobs = []
         seen: set[str] = set()
         for row in rows:
@@ -76,7 +74,7 @@ def read_workload(path: Path, *, applications: Collection[str] | None = None) ->
                 )
             )
     if not jobs:
-        raise WorkloadError(f"{path}, line 2: there are no jobs")
+        raise DataError(f"{path}, line 2: there are no jobs")
     return tuple(sorted(jobs, key=lambda job: job.submitted))
 
 
@@ -88,8 +86,8 @@ class _Cells:
     line: int
     row: dict[str, str | None]
 
-    def error(self, column: str, message: str) -> WorkloadError:
-        return WorkloadError(f"{self.path}, line {self.line}, column {column}: {message}")
+    def error(self, column: str, message: str) -> DataError:
+        return DataError(f"{self.path}, line {self.line}, column {column}: {message}")
 
     def text(self, column: str) -> str:
         value = (self.row.get(column) or "").strip()

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from cra_simulator import data
+from cra_simulator.errors import DataError
 from cra_simulator.rates import read_rate_tables
-from cra_simulator.workload import WorkloadError, read_workload
+from cra_simulator.workload import read_workload
 
 
 def written(folder: Path, text: str) -> Path:
@@ -38,7 +39,7 @@ def test_jobs_come_in_order_of_submission(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_file_is_told_where_it_is_bad(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(WorkloadError, match=message):
+    with pytest.raises(DataError, match=message):
         read_workload(written(tmp_path, text), applications=["x"])
 
 
