@@ -6,45 +6,110 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 from torch.nn import functional
+from torch.utils.data import TensorDataset
 
 from cra_trainer import config, make_optimizer
-from cra_trainer.workloads import char_transformer, digits_cnn
+from cra_trainer.workloads import attention_28x28, char_transformer, digits_cnn, images, rnn_signal
 
 
 def test_digits_are_split_without_overlap() -> None:
-    train, test = digits_cnn.load()
+    train, test = images.digits(16)
     assert (len(train), len(test)) == (1437, 360)
-    images, labels = train.tensors
-    assert images.shape == (1437, 1, 16, 16)
+    pictures, labels = train.tensors
+    assert pictures.shape == (1437, 1, 16, 16)
     assert set(labels.tolist()) == set(range(10))
-    rows = {tuple(image.flatten().tolist()) for image in images}
-    assert not any(tuple(image.flatten().tolist()) in rows for image in test.tensors[0])
+    rows = {tuple(picture.flatten().tolist()) for picture in pictures}
+    assert not any(tuple(picture.flatten().tolist()) in rows for picture in test.tensors[0])
 
 
 def test_augmentation_moves_an_image_and_keeps_what_it_shows() -> None:
-    images = digits_cnn.load()[0].tensors[0][:64]
+    pictures = images.digits(16)[0].tensors[0][:64]
     torch.manual_seed(0)
-    moved = digits_cnn.augment(images)
-    assert moved.shape == images.shape
-    assert not torch.allclose(moved, images, atol=0.1)
-    similarity = functional.cosine_similarity(moved.flatten(1), images.flatten(1))
+    moved = digits_cnn.augment(pictures)
+    assert moved.shape == pictures.shape
+    assert not torch.allclose(moved, pictures, atol=0.1)
+    similarity = functional.cosine_similarity(moved.flatten(1), pictures.flatten(1))
     assert similarity.mean() > 0.7
+
+
+def descends(model: nn.Module, dataset: TensorDataset) -> bool:
+    """Whether the loss on 64 samples falls by a third within 20 steps."""
+    x, labels = (tensor[:64] for tensor in dataset.tensors)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(20):
+        loss = functional.cross_entropy(model(x), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses[-1] < 0.7 * losses[0]
 
 
 def test_the_digits_network_learns_what_it_is_shown() -> None:
     torch.manual_seed(0)
-    images, labels = (tensor[:64] for tensor in digits_cnn.load()[0].tensors)
-    model = digits_cnn.make_model(8)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    losses = []
-    for _ in range(20):
-        loss = functional.cross_entropy(model(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss))
-    assert losses[-1] < 0.7 * losses[0]
+    assert descends(digits_cnn.make_model(8), images.digits(16)[0])
+
+
+def test_the_attention_classifier_learns_what_it_is_shown() -> None:
+    torch.manual_seed(0)
+    assert descends(attention_28x28.make_model(8, "adaptive", 10), images.digits(28)[0])
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_the_recurrent_networks_learn_what_they_are_shown(cell: str) -> None:
+    torch.manual_seed(0)
+    train, test, classes = rnn_signal.load(None)
+    assert (train.tensors[0].shape, len(test), len(classes)) == ((1437, 8, 8), 360, 10)
+    model = rnn_signal.SignalNetwork(cell=cell, values=8, width=32, layers=1, classes=10)
+    assert descends(model, train)
+
+
+def test_a_cell_that_is_not_known_is_named() -> None:
+    with pytest.raises(config.ConfigError, match="cell='mlp': expected one of gru, lstm"):
+        rnn_signal.SignalNetwork(cell="mlp", values=8, width=32, layers=1, classes=10)
+
+
+def test_signals_are_read_as_the_ucr_archive_keeps_them(tmp_path: Path) -> None:
+    (tmp_path / "Bell_TRAIN.tsv").write_text("-1\t0\t2\t4\n1\t4\t2\t0\n")
+    (tmp_path / "Bell_TEST.tsv").write_text("1\t4\t2\t1\n")
+    train, test, classes = rnn_signal.load(str(tmp_path))
+    assert classes == ["-1", "1"]
+    assert train.tensors[0].shape == (2, 3, 1)
+    assert float(train.tensors[0].mean()) == pytest.approx(0)
+    assert train.tensors[1].tolist() == [0, 1]
+    assert test.tensors[1].tolist() == [1]
+    (tmp_path / "Bell_TEST.tsv").unlink()
+    with pytest.raises(ValueError, match="folder: expected one file"):
+        rnn_signal.load(str(tmp_path))
+
+
+def draw(folder: Path, name: str, grey: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (10, 6), grey).save(folder / name)
+
+
+def test_images_are_read_from_a_folder_with_a_subfolder_for_each_class(tmp_path: Path) -> None:
+    for i in range(5):
+        draw(tmp_path / "dark", f"{i}.png", 0)
+        draw(tmp_path / "light", f"{i}.png", 255)
+    (tmp_path / "light" / "notes.txt").write_text("not an image")
+    train, test, classes = images.load(str(tmp_path), 8)
+    assert classes == ["dark", "light"]
+    assert [len(part) for part in (train, test)] == [8, 2]
+    for x, label in (train[i] for i in range(8)):
+        assert x.shape == (1, 8, 8)
+        assert float(x.mean()) == label
+
+    for place in ("train/dark", "train/light", "test/dark"):
+        draw(tmp_path / "parts" / place, "0.png", 9)
+    with pytest.raises(ValueError, match="train has classes"):
+        images.load(str(tmp_path / "parts"), 8)
+    with pytest.raises(ValueError, match="folder: expected subfolders with images"):
+        images.load(str(tmp_path / "dark"), 8)
 
 
 def test_a_text_is_read_from_a_file_a_folder_or_the_machine(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cra_trainer.evaluation import Classification
     from cra_trainer.optimizers import make_optimizer
     from cra_trainer.session import Session, SessionError, init
 
-__all__ = ["Session", "SessionError", "init", "make_optimizer"]
+__all__ = ["Classification", "Session", "SessionError", "init", "make_optimizer"]
 
 _HOMES = {
+    "Classification": "cra_trainer.evaluation",
     "Session": "cra_trainer.session",
     "SessionError": "cra_trainer.session",
     "init": "cra_trainer.session",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from cra_trainer.allocation.performance import grade
 from cra_trainer.allocation.ranks import RankPlanner
 from cra_trainer.allocation.shares import Floats
 from cra_trainer.batching import Batching
+from cra_trainer.evaluation import scores
 from cra_trainer.parallel import StepReport
 from cra_trainer.state import Position
 from cra_trainer.telemetry import Readings
@@ -117,6 +119,11 @@ class Account:
             "seconds": seconds,
             "ranks": self._ranks(),
         }
+        if position.classes:
+            told["classes"] = [
+                {"name": name, **{key: round(value, 4) for key, value in asdict(score).items()}}
+                for name, score in scores(position.classes).items()
+            ]
         return {**told, "samplesPerSecond": position.cursor.samples / seconds} if seconds else told
 
     def lines(self) -> list[str]:

@@ -64,6 +64,7 @@ from cra_trainer.config import Config, read_config
 from cra_trainer.elastic import transfer
 from cra_trainer.elastic.group import Group, Membership
 from cra_trainer.elastic.roster import NOTHING
+from cra_trainer.evaluation import Classification, by_name, lines, scores
 from cra_trainer.keeper import Keeper
 from cra_trainer.measures import Measure, flatten, merge, performances
 from cra_trainer.optimizers import divides_by_root, scaled
@@ -357,10 +358,14 @@ class Session:
         for batch in stream.deal(dataset, shares, self.rank, batch_size=batch_size, collate=collate):
             yield data.to_device(batch, self.device)
 
-    def report(self, **measures: Measure) -> dict[str, float]:
+    def report(
+        self, classification: Classification | None = None, /, **measures: Measure
+    ) -> dict[str, float]:
         """Tell how good the model is, which may end the training; every rank calls it, with the same names.
 
         Args:
+            classification: Right and wrong answers per class over this rank's own samples: gives the metric
+                `accuracy`, and the last one the report per class in the result.
             measures: For each name a number, of which rank 0's counts, or a pair (sum, count) over this
                 rank's own samples, which is merged over the ranks and gives each rank's performance P.
 
@@ -368,7 +373,11 @@ class Session:
             The merged metrics, the same on every rank.
         """
         training = self.config.training
-        table = self._gather(flatten(measures))
+        told: list[float] = []
+        if classification is not None:
+            measures = {"accuracy": classification.accuracy, **measures}
+            told = classification.counts.ravel().tolist()
+        table = self._gather([*flatten(measures), *told])
         if table is None:
             # The others have gone on with it, and this rank with their state.
             return dict(self._position.metrics)
@@ -383,6 +392,9 @@ class Session:
             metrics={**self._position.metrics, **merged},
             reported=self._reported,
         )
+        if classification is not None:
+            counts = table[:, -len(told) :].sum(axis=0).reshape(3, -1)
+            self._position = replace(self._position, classes=by_name(counts, classification.names))
         if self.rank == 0:
             cursor = self._position.cursor
             log.info(
@@ -409,18 +421,18 @@ class Session:
                 self._regroup()
         return None
 
-    def finish(self, **measures: Measure) -> None:
-        """End the training: a last `report` if there are measures, the last checkpoint, and the result."""
+    def finish(self, classification: Classification | None = None, /, **measures: Measure) -> None:
+        """End the training: a last `report` if there is one, the last checkpoint, and the result."""
         parts, reducer = self._use("finish")
-        if measures:
-            self.report(**measures)
+        if classification is not None or measures:
+            self.report(classification, **measures)
         self._account.finished = True
         self._keeper.save(parts, self._position, wait=True)
         reducer.detach()
         while not self._membership.finish():
             self._regroup()
         if self.rank == 0:
-            for line in self._account.lines():
+            for line in [*lines(scores(self._position.classes)), *self._account.lines()]:
                 log.info(line)
             self._process.say({**self._describe(), "outcome": "succeeded"})
 

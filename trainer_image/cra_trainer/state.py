@@ -38,6 +38,7 @@ class Position:
 
     Attributes:
         reported: Reports that are made of this epoch.
+        classes: What the last report of a classification counted, by class.
         seconds: Time spent in steps so far.
     """
 
@@ -45,6 +46,7 @@ class Position:
     reported: int = 0
     goal: Goal = field(default_factory=Goal)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    classes: Mapping[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -124,6 +126,7 @@ def restore(state: State, parts: Parts) -> Position:
         reported=saved["reported"],
         goal=Goal(**saved["goal"]),
         metrics=saved["metrics"],
+        classes=saved["classes"],
         seconds=saved["seconds"],
     )
 

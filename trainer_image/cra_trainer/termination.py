@@ -107,16 +107,19 @@ def write(path: Path | None, message: Mapping[str, Any]) -> None:
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """The message as JSON of at most `LIMIT` bytes: an error's texts are cut, ranks dropped from the end."""
+    """The message as JSON of at most `LIMIT` bytes: an error's texts are cut, classes and then ranks dropped
+    from the end.
+    """
     text = _dump(message)
     if len(text) > LIMIT and "error" in message:
         message = _shorten(message, 1000)
         text = _dump(message)
-    ranks = list(message.get("ranks", ()))
-    while len(text) > LIMIT and ranks:
-        ranks = ranks[: len(ranks) - max(1, len(ranks) // 16)]
-        message = {**message, "ranks": ranks}
-        text = _dump(message)
+    for name in ("classes", "ranks"):
+        rows = list(message.get(name, ()))
+        while len(text) > LIMIT and rows:
+            rows = rows[: len(rows) - max(1, len(rows) // 16)]
+            message = {**message, name: rows}
+            text = _dump(message)
     if len(text) > LIMIT:
         message = {name: value for name, value in message.items() if name != "metrics"}
         text = _dump(message)
