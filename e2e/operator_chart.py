@@ -35,7 +35,10 @@ def install(target: Target, *settings: str) -> None:
         target: where to install.
         settings: further Helm values as `key=value`.
     """
-    values = [f"prometheus.url={PROMETHEUS_URL}", "observe.intervalSeconds=2", *settings]
+    # Sizes stay put unless a job asks for a policy: most scenarios watch something else.
+    values = [
+        f"prometheus.url={PROMETHEUS_URL}", "observe.intervalSeconds=2", "controller.policy=static", *settings
+    ]  # fmt: skip
     options = [part for value in values for part in ("--set", value)]
     target.helm(
         "upgrade", "--install", "cra-operator", str(CHART), "--namespace", NAMESPACE, "--create-namespace",

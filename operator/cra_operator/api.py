@@ -23,6 +23,7 @@ MANAGER = "cra.dev/operator"
 """Value of `spec.managedBy` (and of the events' reporting controller) that means this operator."""
 
 MAX_DECISIONS = 10
+MAX_SPEEDS = 16
 
 
 def _alias(name: str) -> str:
@@ -92,7 +93,7 @@ class ScalingSpec(Model):
     max_gpus: int
     gpus: int | None = None
     gpus_per_worker: int | str = 1
-    policy: Policy = "static"
+    policy: Policy | None = None
     mode: Mode = "Auto"
     cooldown_seconds: int = 60
     elastic: bool | None = None
@@ -286,14 +287,29 @@ class Progress(Model):
     samples: int | None = None
 
 
+class Speed(Model):
+    """How long an optimizer step took at one size and batch."""
+
+    gpus: int
+    nodes: int
+    gpu_type: str | None = None
+    batch_size: int
+    step_seconds: float
+    compute_seconds: float | None = None
+    time: Time | None = None
+
+
 class Decision(Model):
-    """A change of size with its reason."""
+    """A change of size with its reason; `applied` is False where it was only recommended."""
 
     from_: int = Field(alias="from")
     to: int
     reason: str
     message: str | None = None
+    policy: str | None = None
+    weight: float | None = None
     expected_gain: float | None = None
+    applied: bool | None = None
     time: Time | None = None
 
 
@@ -347,6 +363,8 @@ class JobStatus(Model):
     display: Display | None = None
     gpus: int | None = None
     desired_gpus: int | None = None
+    recommended_gpus: int | None = None
+    policy: str | None = None
     selector: str | None = None
     generation: int | None = None
     run: RunStatus | None = None
@@ -354,6 +372,9 @@ class JobStatus(Model):
     progress: Progress | None = None
     utilization: float | None = None
     reward: float | None = None
+    batch_size: int | None = None
+    noise_scale: float | None = None
+    speeds: list[Speed] = []
     last_decision: Decision | None = None
     decisions: list[Decision] = []
     rescales: int | None = None
@@ -367,6 +388,7 @@ class JobStatus(Model):
     completion_time: Time | None = None
     last_checkpoint: CheckpointStatus | None = None
     queue_position: int | None = None
+    start_estimate: Time | None = None
     retry_after: Time | None = None
     result: Result | None = None
 

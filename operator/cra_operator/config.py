@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast, get_args
+
+from cra_operator.api import Policy
+from cra_operator.controller.signals import SIGNALS
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
@@ -19,6 +24,22 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quota:
+    """GPUs that a namespace's jobs may hold together; with `borrow` also more, while nobody needs them."""
+
+    gpus: int
+    borrow: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """A queue's budget of GPU-hours, None for no end, and its weight when queues share."""
+
+    gpu_hours: float | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """All settings.
 
@@ -27,7 +48,17 @@ class Config:
         trainer_image: Image of the built-in workloads.
         trainer_image_pull_policy: Its pull policy.
         prometheus_url: Where metrics are read; empty means nowhere.
+        prometheus_token_file: File with the bearer token for it, read again as it changes; None for none.
+        prometheus_ca_file: File with the certificates that its own must be signed by; None for the system's.
+        prometheus_queries: PromQL in place of the default, by signal.
         observe_interval: Seconds between two looks at the metrics.
+        warm_up: Seconds after a change of size in which speeds do not count.
+        policy: What decides the size of jobs that name no policy.
+        hysteresis: Relative gain below which no size is changed.
+        learn_online: Whether learned policies go on learning.
+        half_life_hours: Age at which GPU-hours held weigh half as much in fair shares.
+        quotas: GPUs by namespace; others have no limit.
+        queues: Budgets by queue.
         resync: Seconds between two full comparisons with the cluster.
         leader_election: Whether to wait for the lease before acting.
         pod_namespace: Namespace of the lease.
@@ -41,7 +72,17 @@ class Config:
     trainer_image: str
     trainer_image_pull_policy: PullPolicy = "IfNotPresent"
     prometheus_url: str = ""
+    prometheus_token_file: Path | None = None
+    prometheus_ca_file: Path | None = None
+    prometheus_queries: Mapping[str, str] = field(default_factory=dict)
     observe_interval: float = 15.0
+    warm_up: float = 30.0
+    policy: Policy = "goodput"
+    hysteresis: float = 0.05
+    learn_online: bool = False
+    half_life_hours: float = 24.0
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+    queues: Mapping[str, Queue] = field(default_factory=dict)
     resync: float = 300.0
     leader_election: bool = True
     pod_namespace: str = "default"
@@ -74,7 +115,17 @@ def load(environ: Mapping[str, str]) -> Config:
         trainer_image=image,
         trainer_image_pull_policy=cast(PullPolicy, pull_policy),
         prometheus_url=url.rstrip("/"),
+        prometheus_token_file=_file(environ, "CRA_PROMETHEUS_TOKEN_FILE"),
+        prometheus_ca_file=_file(environ, "CRA_PROMETHEUS_CA_FILE"),
+        prometheus_queries=_queries(environ, "CRA_PROMETHEUS_QUERIES"),
         observe_interval=_seconds(environ, "CRA_OBSERVE_INTERVAL_SECONDS", 15),
+        warm_up=_number(environ, "CRA_WARM_UP_SECONDS", 30, low=0),
+        policy=cast(Policy, _choice(environ, "CRA_POLICY", "goodput", get_args(Policy))),
+        hysteresis=_number(environ, "CRA_HYSTERESIS_PERCENT", 5, low=0) / 100,
+        learn_online=_choice(environ, "CRA_LEARN_ONLINE", "false", ("true", "false")) == "true",
+        half_life_hours=_number(environ, "CRA_HALF_LIFE_HOURS", 24, low=1e-3),
+        quotas=_quotas(environ, "CRA_QUOTAS"),
+        queues=_queues(environ, "CRA_QUEUES"),
         resync=_seconds(environ, "CRA_RESYNC_SECONDS", 300),
         leader_election=_choice(environ, "CRA_LEADER_ELECTION", "true", ("true", "false")) == "true",
         pod_namespace=environ.get("CRA_POD_NAMESPACE") or _own_namespace(),
@@ -106,6 +157,75 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"{name} is {value!r}: give a number of seconds above 0")
     return seconds
+
+
+def _number(environ: Mapping[str, str], name: str, default: float, *, low: float) -> float:
+    value = environ.get(name) or str(default)
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not low <= number < math.inf:
+        raise ConfigError(f"{name} is {value!r}: give a number from {low:g}")
+    return number
+
+
+def _file(environ: Mapping[str, str], name: str) -> Path | None:
+    """NB: whether the file is there is not asked: a mounted secret may come later, and it may change."""
+    value = environ.get(name, "")
+    return Path(value) if value else None
+
+
+def _table(environ: Mapping[str, str], name: str) -> dict[str, Any]:
+    value = environ.get(name) or "{}"
+    try:
+        table = json.loads(value)
+    except ValueError:
+        table = None
+    if not isinstance(table, dict):
+        raise ConfigError(f"{name} is {value!r}: give a JSON object")
+    return table
+
+
+def _queries(environ: Mapping[str, str], name: str) -> dict[str, str]:
+    table = {signal: query for signal, query in _table(environ, name).items() if query != ""}
+    for signal, query in table.items():
+        if signal not in SIGNALS:
+            raise ConfigError(f"{name} names {signal!r}: use one of {', '.join(SIGNALS)}")
+        if not isinstance(query, str):
+            raise ConfigError(f"{name} has {query!r} for {signal}: give PromQL as a string")
+    return table
+
+
+def _quotas(environ: Mapping[str, str], name: str) -> dict[str, Quota]:
+    quotas = {}
+    for namespace, entry in _table(environ, name).items():
+        match entry:
+            case {"gpus": int(gpus), **rest} if gpus >= 0 and set(rest) <= {"borrow"}:
+                quotas[namespace] = Quota(gpus=gpus, borrow=bool(rest.get("borrow", True)))
+            case _:
+                raise ConfigError(
+                    f"{name} has {entry!r} for {namespace}: give gpus, and borrow true or false"
+                )
+    return quotas
+
+
+def _queues(environ: Mapping[str, str], name: str) -> dict[str, Queue]:
+    queues = {}
+    for queue, entry in _table(environ, name).items():
+        given: dict[str, Any] = entry if isinstance(entry, dict) else {"": None}
+        known = set(given) <= {"gpuHours", "weight"} and all(map(_is_amount, given.values()))
+        if not known or given.get("weight") == 0:
+            raise ConfigError(f"{name} has {entry!r} for {queue}: give gpuHours from 0 and weight above 0")
+        hours = given.get("gpuHours")
+        queues[queue] = Queue(
+            gpu_hours=None if hours is None else float(hours), weight=float(given.get("weight", 1))
+        )
+    return queues
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < math.inf
 
 
 def _port(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cra_operator.config import Config, load
+from cra_operator.config import Config, Queue, Quota, load
+from cra_operator.controller.signals import SIGNALS
 from tests.chart.rendering import CHART, Helm, HelmError, Manifest, container, deployment, of_kind
 
 REPOSITORY = CHART.parents[1]
@@ -82,8 +83,22 @@ def test_every_setting_reaches_the_operator(helm: Helm, tmp_path: Path) -> None:
         "trainer": {
             "image": {"registry": "images.internal/", "digest": "sha256:" + "a" * 64, "pullPolicy": "Always"}
         },
-        "prometheus": {"url": "https://metrics.internal/"},
+        "prometheus": {
+            "url": "https://metrics.internal/",
+            "bearerToken": {"secretName": "reader"},
+            "ca": {"configMapName": "authorities", "key": "service-ca.crt"},
+            "queries": {"utilization": "avg_over_time(DCGM_FI_PROF_SM_ACTIVE[1m])"},
+        },
         "observe": {"intervalSeconds": 2.5},
+        "controller": {
+            "policy": "attention",
+            "warmUpSeconds": 1.5,
+            "hysteresisPercent": 12,
+            "learnOnline": True,
+            "halfLifeHours": 6,
+        },
+        "quotas": {"team-a": {"gpus": 16}, "team-b": {"gpus": 8, "borrow": False}},
+        "queues": {"research": {"gpuHours": 1000.5, "weight": 2}, "rest": {}},
         "resyncSeconds": 60,
         "leaderElection": {"enabled": False},
         "logLevel": "DEBUG",
@@ -95,6 +110,16 @@ def test_every_setting_reaches_the_operator(helm: Helm, tmp_path: Path) -> None:
         trainer_image="images.internal/cra-trainer@sha256:" + "a" * 64,
         trainer_image_pull_policy="Always",
         prometheus_url="https://metrics.internal",
+        prometheus_token_file=Path("/etc/cra/prometheus-token/token"),
+        prometheus_ca_file=Path("/etc/cra/prometheus-ca/service-ca.crt"),
+        prometheus_queries={"utilization": "avg_over_time(DCGM_FI_PROF_SM_ACTIVE[1m])"},
+        policy="attention",
+        warm_up=1.5,
+        hysteresis=0.12,
+        learn_online=True,
+        half_life_hours=6,
+        quotas={"team-a": Quota(gpus=16), "team-b": Quota(gpus=8, borrow=False)},
+        queues={"research": Queue(gpu_hours=1000.5, weight=2), "rest": Queue()},
         observe_interval=2.5,
         resync=60,
         leader_election=False,
@@ -102,6 +127,48 @@ def test_every_setting_reaches_the_operator(helm: Helm, tmp_path: Path) -> None:
         pod_name="cra-operator-0",
         log_level="DEBUG",
     )
+
+
+@pytest.mark.parametrize(
+    ("setting", "variable", "mounted"),
+    [
+        (
+            "prometheus.bearerToken.secretName=reader",
+            "CRA_PROMETHEUS_TOKEN_FILE",
+            {"name": "prometheus-token", "secret": {"secretName": "reader"}},
+        ),
+        (
+            "prometheus.ca.secretName=ca",
+            "CRA_PROMETHEUS_CA_FILE",
+            {"name": "prometheus-ca", "secret": {"secretName": "ca"}},
+        ),
+        (
+            "prometheus.ca.configMapName=ca",
+            "CRA_PROMETHEUS_CA_FILE",
+            {"name": "prometheus-ca", "configMap": {"name": "ca"}},
+        ),
+    ],
+)
+def test_what_prometheus_wants_to_see_is_mounted_where_the_operator_reads_it(
+    helm: Helm, setting: str, variable: str, mounted: Manifest
+) -> None:
+    objects = helm.objects("--set", setting)
+    assert deployment(objects)["spec"]["template"]["spec"]["volumes"] == [mounted]
+    (mount,) = container(objects)["volumeMounts"]
+    assert mount["name"] == mounted["name"]
+    assert environment(objects)[variable].startswith(mount["mountPath"] + "/")
+
+
+def test_a_token_may_be_a_file_that_the_pod_has_anyway(helm: Helm) -> None:
+    own = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    objects = helm.objects("--set", f"prometheus.bearerToken.file={own}")
+    assert environment(objects)["CRA_PROMETHEUS_TOKEN_FILE"] == own
+    assert "volumes" not in deployment(objects)["spec"]["template"]["spec"]
+
+
+def test_every_signal_may_have_a_query_of_its_own() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert set(values["prometheus"]["queries"]) == set(SIGNALS)
 
 
 def test_ports_of_probes_and_metrics_are_those_of_the_environment(helm: Helm) -> None:
@@ -141,6 +208,13 @@ REFUSED = [
     ("prometheus.url=prometheus:9090", "prometheus/url"),
     ("observe.intervalSeconds=0", "observe/intervalSeconds"),
     ("logLevel=loud", "logLevel"),
+    ("controller.policy=best", "controller/policy"),
+    ("controller.hysteresis=1", "hysteresis"),
+    ("controller.halfLifeHours=0", "controller/halfLifeHours"),
+    ("quotas.team-a.borrow=true", "gpus"),
+    ("queues.research.gpuHours=-1", "gpuHours"),
+    ("prometheus.queries.memory=up", "memory"),
+    ("prometheus.bearerToken.file=token", "prometheus/bearerToken/file"),
     ("image.pullPolicy=Sometimes", "image/pullPolicy"),
     ("image.digest=abc", "image/digest"),
     ("replicas=two", "replicas"),

@@ -33,7 +33,32 @@ STATUS: Manifest = {
         "utilization": "81%",
         "reward": "1.42",
     },
-    "lastDecision": {"from": 2, "to": 4, "reason": "Gain", "message": "2 to 4: 38% sooner"},
+    "policy": "attention",
+    "recommendedGPUs": 8,
+    "reward": 1.42,
+    "batchSize": 256,
+    "noiseScale": 812.5,
+    "speeds": [
+        {
+            "gpus": 2,
+            "nodes": 1,
+            "gpuType": "SimGPU-A",
+            "batchSize": 256,
+            "stepSeconds": 0.41,
+            "computeSeconds": 0.3,
+        }
+    ],
+    "startEstimate": "2026-01-01T00:00:00Z",
+    "lastDecision": {
+        "from": 2,
+        "to": 4,
+        "reason": "Gain",
+        "message": "2 to 4: 38% sooner",
+        "policy": "attention",
+        "weight": 0.25,
+        "expectedGain": 0.38,
+        "applied": True,
+    },
     "workers": [
         {"rank": 0, "pod": "built-in-1-0", "share": 0.5},
         {"rank": 1, "pod": "built-in-1-1", "share": 0.5},
@@ -84,7 +109,6 @@ def test_the_smallest_job_gets_every_default(jobs: JobApi) -> None:
             "minGPUs": 1,
             "maxGPUs": 8,
             "gpusPerWorker": 1,
-            "policy": "static",
             "mode": "Auto",
             "cooldownSeconds": 60,
         },
@@ -205,7 +229,7 @@ def test_kubectl_get_shows_the_columns(cluster: "Cluster", stored_jobs: JobApi, 
     header, *rows = cluster.kubectl("get", "crj", "-n", namespace, "-o", "wide").splitlines()
     assert header.split()[9:] == ["POLICY", "QUEUE", "DECISION", "MESSAGE"]
     assert rows[1].split()[9:] == [
-        "static",
+        "attention",
         "team-a",
         *["2", "to", "4:", "38%", "sooner"],
         *["4", "workers", "train"],

@@ -95,6 +95,7 @@ def test_defaults_enums_and_types_are_the_same(
 def test_bounded_lists_are_kept_in_bounds() -> None:
     status = ROOT["properties"]["status"]["properties"]
     assert status["decisions"]["maxItems"] == api.MAX_DECISIONS
+    assert status["speeds"]["maxItems"] == api.MAX_SPEEDS
     assert status["workers"]["maxItems"] == 4096
     assert status["message"]["maxLength"] >= LONGEST
     condition = status["conditions"]["items"]["properties"]

@@ -1,12 +1,13 @@
 """Settings from the environment, health and metrics endpoints."""
 
 import asyncio
+from pathlib import Path
 
 import aiohttp
 import pytest
 
 from cra_operator.api import JobStatus
-from cra_operator.config import ConfigError, load
+from cra_operator.config import ConfigError, Queue, Quota, load
 from cra_operator.runtime.health import serve
 from cra_operator.runtime.metrics import Metrics
 from tests.operator.operator_world import make_job
@@ -21,6 +22,7 @@ def test_everything_but_the_image_has_a_default() -> None:
     assert (config.health_port, config.metrics_port) == (8081, 8080)
     assert config.leader_election
     assert config.prometheus_url == ""
+    assert (config.policy, config.learn_online) == ("goodput", False)
 
 
 def test_all_settings_are_read() -> None:
@@ -38,6 +40,16 @@ def test_all_settings_are_read() -> None:
             "CRA_HEALTH_PORT": "1",
             "CRA_METRICS_PORT": "2",
             "CRA_LOG_LEVEL": "debug",
+            "CRA_PROMETHEUS_TOKEN_FILE": "/token",
+            "CRA_PROMETHEUS_CA_FILE": "/ca.crt",
+            "CRA_PROMETHEUS_QUERIES": '{"step": "my_step", "progress": ""}',
+            "CRA_POLICY": "attention",
+            "CRA_WARM_UP_SECONDS": "0",
+            "CRA_HYSTERESIS_PERCENT": "10",
+            "CRA_LEARN_ONLINE": "true",
+            "CRA_HALF_LIFE_HOURS": "2.5",
+            "CRA_QUOTAS": '{"team-a": {"gpus": 4}, "team-b": {"gpus": 0, "borrow": false}}',
+            "CRA_QUEUES": '{"gold": {"gpuHours": 10, "weight": 3}, "rest": {}}',
         }
     )
     assert config.watch_namespaces == ("a", "b")
@@ -46,6 +58,12 @@ def test_all_settings_are_read() -> None:
     assert (config.observe_interval, config.resync, config.leader_election) == (0.5, 60, False)
     assert (config.pod_namespace, config.pod_name, config.log_level) == ("cra-system", "op-1", "DEBUG")
     assert (config.health_port, config.metrics_port) == (1, 2)
+    assert (config.prometheus_token_file, config.prometheus_ca_file) == (Path("/token"), Path("/ca.crt"))
+    assert config.prometheus_queries == {"step": "my_step"}
+    assert (config.policy, config.warm_up, config.hysteresis) == ("attention", 0, 0.1)
+    assert (config.learn_online, config.half_life_hours) == (True, 2.5)
+    assert config.quotas == {"team-a": Quota(gpus=4), "team-b": Quota(gpus=0, borrow=False)}
+    assert config.queues == {"gold": Queue(gpu_hours=10, weight=3), "rest": Queue()}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +80,21 @@ def test_all_settings_are_read() -> None:
         ("CRA_HEALTH_PORT", "http"),
         ("CRA_METRICS_PORT", "70000"),
         ("CRA_LOG_LEVEL", "LOUD"),
+        ("CRA_POLICY", "best"),
+        ("CRA_WARM_UP_SECONDS", "-1"),
+        ("CRA_HYSTERESIS_PERCENT", "few"),
+        ("CRA_LEARN_ONLINE", "a bit"),
+        ("CRA_HALF_LIFE_HOURS", "0"),
+        ("CRA_PROMETHEUS_QUERIES", "up"),
+        ("CRA_PROMETHEUS_QUERIES", '{"memory": "up"}'),
+        ("CRA_PROMETHEUS_QUERIES", '{"step": 3}'),
+        ("CRA_QUOTAS", '["a"]'),
+        ("CRA_QUOTAS", '{"a": {"gpus": "many"}}'),
+        ("CRA_QUOTAS", '{"a": {"gpus": 1, "lend": true}}'),
+        ("CRA_QUEUES", '{"a": 3}'),
+        ("CRA_QUEUES", '{"a": {"gpuHours": -1}}'),
+        ("CRA_QUEUES", '{"a": {"weight": 0}}'),
+        ("CRA_QUEUES", '{"a": {"weight": "much"}}'),
     ],
 )
 def test_a_bad_value_names_its_variable_and_the_fix(name: str, value: str) -> None:

@@ -10,7 +10,7 @@ def not_effective(spec: JobSpec) -> tuple[str, ...]:
     """One phrase for each setting without effect: the field, and what happens instead."""
     scaling, allocator = spec.scaling, spec.allocator
     phrases = []
-    if scaling.policy != "static":
+    if scaling.policy not in (None, "static"):
         phrases.append(f"scaling.policy {scaling.policy} (the size stays as set, as with static)")
     if scaling.mode != "Auto":
         phrases.append(f"scaling.mode {scaling.mode} (nothing changes the size but you)")
