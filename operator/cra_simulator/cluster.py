@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from cra_operator.controller.policy import Ints, Sizes
+from cra_simulator.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,23 @@ class Cluster:
 def _sizes(rows: Iterable[tuple[int, int, int]]) -> Sizes:
     gpus, nodes, kind = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
     return Sizes(gpus=gpus, nodes=nodes, kind=kind)
+
+
+def parse_cluster(spec: str) -> Cluster:
+    """A cluster from `TYPE:NODESxGPUS`, pools of several types with commas: `t4:6x4,v100:4x4`.
+
+    Raises:
+        DataError: It is not of that form.
+    """
+    pools = []
+    for part in spec.split(","):
+        found = re.fullmatch(r"([A-Za-z][\w.-]*):([1-9]\d*)x([1-9]\d*)", part.strip())
+        if not found:
+            raise DataError(f"cluster {spec!r}: {part.strip()!r} is not TYPE:NODESxGPUS, such as t4:16x4")
+        pools.append(NodePool(kind=found[1], nodes=int(found[2]), gpus=int(found[3])))
+    if len({pool.kind for pool in pools}) < len(pools):
+        raise DataError(f"cluster {spec!r}: each type may be named once")
+    return Cluster(tuple(pools))
 
 
 POLLUX_CLUSTER = Cluster((NodePool(kind="t4", nodes=16, gpus=4),))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cra_operator.controller.policy import Floats, Ints, Sizes
+from cra_simulator.errors import DataError
 
 Shape = tuple[int, ...]
 """GPUs on each node of a job, in order."""
@@ -61,18 +62,48 @@ def read_rate_tables(path: Path) -> RateTables:
     "progress_at_epoch_start": [E + 1], "rate": [E][K]}}}`.
 
     Raises:
-        ValueError: The file is not of that format.
+        DataError: The file is not of that format.
         OSError: It cannot be read.
     """
     raw = path.read_bytes()
-    content = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+    try:
+        content = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: {error.msg}") from None
     try:
         gpus = np.array(content["gpus"], dtype=np.int64)
         sizes = Sizes(gpus=gpus, nodes=np.array(content["nodes"], dtype=np.int64), kind=np.zeros_like(gpus))
         tables = {name: _table(app) for name, app in content["apps"].items()}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no rate table: {type(error).__name__} {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is no rate table: {type(error).__name__} {error}") from error
     return RateTables(sizes=sizes, tables=tables)
+
+
+def at_sizes(rates: RateTables, sizes: Sizes) -> RateTables:
+    """Tables for the sizes of a cluster, from tables that have those among others.
+
+    Raises:
+        DataError: A size is not there.
+    """
+    known = {key: column for column, key in enumerate(_keys(rates.sizes))}
+    missing = [key for key in _keys(sizes) if key not in known]
+    if missing:
+        gpus, nodes, _ = missing[0]
+        raise DataError(f"the rate tables do not say how jobs do on {gpus} GPUs of {nodes} nodes")
+    columns = [known[key] for key in _keys(sizes)]
+    tables = {
+        name: replace(
+            table,
+            rate=table.rate[:, columns],
+            throughput=None if table.throughput is None else table.throughput[columns],
+        )
+        for name, table in rates.tables.items()
+    }
+    return RateTables(sizes=sizes, tables=tables)
+
+
+def _keys(sizes: Sizes) -> list[tuple[int, int, int]]:
+    return list(zip(sizes.gpus.tolist(), sizes.nodes.tolist(), sizes.kind.tolist(), strict=True))
 
 
 def _table(app: Mapping[str, object]) -> RateTable:

@@ -8,8 +8,8 @@ first). That is the format of the workloads of the Pollux artifact; other column
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cra_simulator.errors import DataError
@@ -75,6 +75,12 @@ def read_workload(path: Path, *, applications: Collection[str] | None = None) ->
             )
     if not jobs:
         raise DataError(f"{path}, line 2: there are no jobs")
+    return tuple(sorted(jobs, key=lambda job: job.submitted))
+
+
+def merge(workloads: Mapping[str, Sequence[TraceJob]]) -> tuple[TraceJob, ...]:
+    """Several workloads submitted to one cluster; each job's name begins with that of its workload."""
+    jobs = [replace(job, name=f"{name}/{job.name}") for name, part in workloads.items() for job in part]
     return tuple(sorted(jobs, key=lambda job: job.submitted))
 
 

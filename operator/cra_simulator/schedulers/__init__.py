@@ -23,29 +23,41 @@ class Scheduler:
         make: Makes a fresh policy.
         rigid: Whether jobs keep one size, so that the growth limit, which is about unknown sizes, is not for
             it.
+        owners_batch: Whether jobs keep the batch size that their owner chose.
         knows_remaining: Whether it uses how much work is left.
         mixed: Whether it can choose between types of GPU.
+        learned: Whether it was trained.
     """
 
     make: Callable[[], Policy]
     rigid: bool = False
+    owners_batch: bool = False
     knows_remaining: bool = False
     mixed: bool = False
+    learned: bool = False
 
+
+LEARNED = ("q-learning", "sarsa", "double-dqn", "ppo", "attention")
+"""The operator's policies that were trained, the default last."""
 
 SCHEDULERS = {
-    "fifo": Scheduler(make=Fifo, rigid=True, mixed=True),
-    "static": Scheduler(make=POLICIES["static"], rigid=True, mixed=True),
-    "uniform": Scheduler(make=POLICIES["uniform"], rigid=True, mixed=True),
-    "random": Scheduler(make=POLICIES["random"], rigid=True, mixed=True),
-    "round-robin": Scheduler(make=POLICIES["round-robin"], rigid=True, mixed=True),
-    "priority": Scheduler(make=POLICIES["priority"], rigid=True, mixed=True),
-    "srtf": Scheduler(make=Srtf, rigid=True, mixed=True, knows_remaining=True),
-    "tiresias": Scheduler(make=Tiresias, rigid=True, mixed=True),
-    "optimus": Scheduler(make=Optimus, knows_remaining=True),
-    "gavel": Scheduler(make=Gavel, rigid=True, mixed=True),
+    "fifo": Scheduler(make=Fifo, rigid=True, owners_batch=True, mixed=True),
+    "static": Scheduler(make=POLICIES["static"], rigid=True, owners_batch=True, mixed=True),
+    "uniform": Scheduler(make=POLICIES["uniform"], rigid=True, owners_batch=True, mixed=True),
+    "random": Scheduler(make=POLICIES["random"], rigid=True, owners_batch=True, mixed=True),
+    "round-robin": Scheduler(make=POLICIES["round-robin"], rigid=True, owners_batch=True, mixed=True),
+    "priority": Scheduler(make=POLICIES["priority"], rigid=True, owners_batch=True, mixed=True),
+    "srtf": Scheduler(make=Srtf, rigid=True, owners_batch=True, mixed=True, knows_remaining=True),
+    "tiresias": Scheduler(make=Tiresias, rigid=True, owners_batch=True, mixed=True),
+    "optimus": Scheduler(make=Optimus, owners_batch=True, knows_remaining=True),
+    "gavel": Scheduler(make=Gavel, rigid=True, owners_batch=True, mixed=True),
     "afs": Scheduler(make=Afs, knows_remaining=True),
     "pollux": Scheduler(make=Pollux),
     "sia": Scheduler(make=Sia, mixed=True),
+}
+SCHEDULERS |= {
+    name: Scheduler(make=POLICIES[name], knows_remaining=True, mixed=True, learned=name in LEARNED)
+    for name in ("goodput", *LEARNED)
+    if name in POLICIES
 }
 """By the name that they have on the command line and in tables."""
