@@ -1,0 +1,219 @@
+"""The cluster as a policy sees it: jobs, pods and nodes as arrays.
+
+All GPUs are one pool here, whatever their type: a job is not pinned to one, its pods go where the scheduler
+finds room, and what a type means for a job's speed is in the speeds that it was measured at.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cra_operator.api import Job, JobKey
+from cra_operator.controller.modelling import Outlooks
+from cra_operator.controller.policy import ClusterObservation, Floats, Ints, Sizes
+from cra_operator.sizing import Size, gpus_per_worker
+from cra_operator.view import NodeView, PodView, holds_gpus
+
+_FINE = 16
+"""Up to so many GPUs every size is on offer; above, sizes are about an eighth apart."""
+_COARSE = 1.125
+ELASTIC_PAUSE_SECONDS = 2.0
+"""What a change of size is taken to cost a job that changes while it trains, until it was measured."""
+RESTART_SECONDS = 30.0
+"""The same for one that leads through a checkpoint and new pods, until it was measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Census:
+    """What a policy sees, and whose rows they are.
+
+    Attributes:
+        seen: The arrays.
+        keys: The job of each row, in order of submission.
+    """
+
+    seen: ClusterObservation
+    keys: tuple[JobKey, ...]
+
+
+def census(
+    jobs: Iterable[Job],
+    *,
+    pods: Iterable[PodView],
+    nodes: Iterable[NodeView],
+    priorities: Mapping[JobKey, int],
+    now: datetime,
+    outlooks: Outlooks,
+) -> Census:
+    """Count what there is.
+
+    Args:
+        jobs: Those that have GPUs or want some, in any order.
+        pods: All pods that request GPUs, of these jobs and of others.
+        nodes: All nodes.
+        priorities: Value of each job's priority class; 0 where it has none.
+        now: The current time.
+        outlooks: Keeps models of speed between two counts.
+    """
+    rows = sorted(jobs, key=lambda job: (job.metadata.creation_timestamp, job.key))
+    keys = tuple(job.key for job in rows)
+    capacity, node_gpus = room(nodes, pods, ours=set(keys))
+    sizes = sizes_on_offer(rows, capacity=capacity, node_gpus=node_gpus)
+    bounds = np.array([_bounds(job) for job in rows], dtype=np.int64).reshape(-1, 3)
+    fits = runs_at(sizes, bounds)
+    seen = outlooks.of(rows, sizes)
+    rate = _table([outlook.rate for outlook in seen], sizes, fits)
+    throughput = _table([outlook.throughput for outlook in seen], sizes, fits)
+    held = np.array([_held(job) for job in rows], dtype=np.int64)
+    samples = np.array([samples_left(job) for job in rows])
+    base = np.array([job.spec.training.batch_size for job in rows], dtype=np.float64)
+    batch = np.array([job.status.batch_size or job.spec.training.batch_size for job in rows])
+    change = np.array([change_seconds(job) for job in rows])
+    return Census(
+        keys=keys,
+        seen=ClusterObservation(
+            time=now.timestamp(),
+            capacity=np.array([capacity]),
+            node_gpus=np.array([node_gpus]),
+            sizes=sizes,
+            ids=np.array([number(job) for job in rows], dtype=np.int64),
+            rate=rate,
+            throughput=throughput,
+            remaining=samples / base,
+            steps_left=samples / batch,
+            age=np.array([_since(job.metadata.creation_timestamp, now) for job in rows]),
+            attained=np.array([job.status.gpu_seconds or 0.0 for job in rows]),
+            restarts=np.array([(job.status.rescales or 0) + (job.status.restarts or 0) for job in rows]),
+            restart_seconds=change,
+            pause_left=np.where([_changes(job) for job in rows], change, 0.0),
+            current=_column(sizes, held),
+            limit=np.array([_limit(job, low) for job, (low, _, _) in zip(rows, bounds, strict=True)]),
+            request=_column(
+                sizes, np.array([job.spec.scaling.gpus or _bounds(job)[0] for job in rows], dtype=np.int64)
+            ),
+            priority=np.array([float(priorities.get(key, 0)) for key in keys]),
+        ),
+    )
+
+
+def room(nodes: Iterable[NodeView], pods: Iterable[PodView], *, ours: set[JobKey]) -> tuple[int, int]:
+    """GPUs that these jobs may share, and those of the largest node.
+
+    Allocatable GPUs of nodes that take pods, less what pods of others hold there; and what these jobs hold on
+    nodes that take no more.
+    """
+    at = {node.name: node for node in nodes}
+    free = {name: node.gpus if node.ready and node.schedulable else 0 for name, node in at.items()}
+    for pod in pods:
+        if holds_gpus(pod) and pod.node in free:
+            own, takes = (pod.namespace, pod.job) in ours, at[pod.node].ready and at[pod.node].schedulable
+            free[pod.node] += (pod.gpus if own and not takes else 0) - (pod.gpus if takes and not own else 0)
+    return sum(max(0, gpus) for gpus in free.values()), max([1, *(node.gpus for node in at.values())])
+
+
+def sizes_on_offer(jobs: Sequence[Job], *, capacity: int, node_gpus: int) -> Sizes:
+    """The columns: 0, every size up to 16, then coarser ones, and the bounds and present size of each job."""
+    wanted = {0}
+    for job in jobs:
+        low, high, each = _bounds(job)
+        high = max(low, min(high, capacity // each * each))
+        wanted |= {low, high, _held(job)}
+        step = float(low)
+        while step <= high:
+            wanted.add(int(step) // each * each)
+            step = step + each if step < _FINE else max(step + each, step * _COARSE)
+    gpus = np.array(sorted(wanted - {0}), dtype=np.int64)
+    return Sizes(
+        gpus=np.concatenate([[0], gpus]),
+        nodes=np.concatenate([[0], -(-gpus // node_gpus)]),
+        kind=np.zeros(len(gpus) + 1, dtype=np.int64),
+    )
+
+
+def runs_at(sizes: Sizes, bounds: Ints) -> NDArray[np.bool_]:
+    """Where each job may run, [J, K]: whole workers within its bounds.
+
+    Args:
+        sizes: The columns.
+        bounds: Fewest and most GPUs and those of a worker, [J, 3].
+    """
+    low, high, each = bounds[:, 0, None], bounds[:, 1, None], bounds[:, 2, None]
+    fits: NDArray[np.bool_] = (
+        (sizes.gpus >= low) & (sizes.gpus <= high) & (sizes.gpus % each == 0) & (sizes.gpus > 0)
+    )
+    return fits
+
+
+def samples_left(job: Job) -> float:
+    """Samples until the training is done; NaN where the job declares no end or has not told yet.
+
+    Before training begins nobody knows how large an epoch is.
+    """
+    progress = job.status.progress
+    if progress is None or not progress.ratio or not progress.samples:
+        return float("nan")
+    return progress.samples * (1 - progress.ratio) / progress.ratio
+
+
+def change_seconds(job: Job) -> float:
+    """What a change of size costs the job, in seconds without progress."""
+    if job.spec.elastic:
+        return job.status.pause_seconds or ELASTIC_PAUSE_SECONDS
+    start, running = job.status.start_time, job.status.running_time
+    # NB: a rest moves the start along, so it may lie behind the first training.
+    return (running - start).total_seconds() if start and running and running > start else RESTART_SECONDS
+
+
+def number(job: Job) -> int:
+    """One number per job that rises with submission and survives a restart of the operator.
+
+    Seconds of creation, and below them 20 bits of the uid for jobs of the same second.
+    """
+    seconds = int(job.metadata.creation_timestamp.timestamp())
+    return (seconds << 20) | (zlib.crc32(f"{job.key}{job.metadata.uid}".encode()) & 0xFFFFF)
+
+
+def _bounds(job: Job) -> tuple[int, int, int]:
+    """Fewest and most GPUs, in whole workers, and those of a worker."""
+    scaling = job.spec.scaling
+    each = gpus_per_worker(scaling)
+    low = Size(workers=-(-scaling.min_gpus // each), gpus_per_worker=each).gpus
+    return low, max(low, scaling.max_gpus // each * each), each
+
+
+def _held(job: Job) -> int:
+    """GPUs of the job's run; none while it waits."""
+    status = job.status
+    if status.phase not in ("Starting", "Running", "Rescaling"):
+        return 0
+    return (status.run.gpus if status.run is not None else None) or status.gpus or 0
+
+
+def _limit(job: Job, low: int) -> int:
+    """Twice the most that it has run on: what lies beyond is too far from what was measured."""
+    most = max([_held(job), *(speed.gpus for speed in job.status.speeds)])
+    return max(int(low), 2 * most)
+
+
+def _changes(job: Job) -> bool:
+    return job.status.phase in ("Starting", "Rescaling") or job.status.is_true("Rescaling")
+
+
+def _column(sizes: Sizes, gpus: Ints) -> Ints:
+    """The column of each size; the next smaller one where there is none."""
+    return np.searchsorted(sizes.gpus, gpus, side="right") - 1
+
+
+def _table(rows: Sequence[Floats], sizes: Sizes, fits: NDArray[np.bool_]) -> Floats:
+    table = np.stack(rows) if rows else np.zeros((0, len(sizes)))
+    return np.where(fits, table, 0.0)
+
+
+def _since(then: datetime, now: datetime) -> float:
+    return max(0.0, (now - then).total_seconds())

@@ -1,0 +1,167 @@
+"""From the speeds in a job's status to a row of goodput: what the job would do at every size on offer.
+
+Speeds change a little at every look, so a model is kept until a point has moved by more than noise, and a row
+until the model, the sizes or the batch change: with a thousand jobs only a few are computed anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cra_operator.api import Job, JobKey, JobStatus, Speed, TrainingSpec
+from cra_operator.controller.policy import Floats, Sizes
+from cra_operator.controller.speed import SpeedModel, SpeedPoint, fit_all, goodput
+
+_SAME = 0.02
+"""Relative change of a step time that is taken for noise."""
+_BATCHES = 12
+"""Batches that are tried between the bounds where the batch adapts."""
+_UNSEEN = -1
+"""Number of a type of GPU without points."""
+UNKNOWN_STEP_SECONDS = 1.0
+"""Step time on one GPU of a job that was never measured: only how it scales matters then."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outlook:
+    """What a job would do at each size.
+
+    Attributes:
+        rate: Goodput in steps of the job's own batch per second, [K].
+        throughput: Optimizer steps per second at its present batch, [K].
+    """
+
+    rate: Floats
+    throughput: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A fitted model, the speeds that it was fitted to, and the number of each of their types."""
+
+    speeds: Sequence[Speed]
+    kinds: Mapping[str, int]
+    model: SpeedModel
+
+
+class Outlooks:
+    """Remembers models and rows between looks; what it says depends on the jobs alone."""
+
+    def __init__(self) -> None:
+        self._models: dict[JobKey, _Model] = {}
+        self._rows: dict[JobKey, tuple[SpeedModel, tuple[object, ...], Outlook]] = {}
+
+    def of(self, jobs: Sequence[Job], sizes: Sizes) -> list[Outlook]:
+        """The outlook of each job.
+
+        Args:
+            jobs: The jobs; what is remembered of all others is forgotten.
+            sizes: The columns; their types are taken to be the one that the job runs on.
+        """
+        self._fit(jobs)
+        columns = (sizes.gpus.tobytes(), sizes.nodes.tobytes())
+        outlooks = []
+        for job in jobs:
+            known = self._models[job.key]
+            kind = known.kinds.get(_present_type(job.status), _UNSEEN)
+            inputs = (columns, kind, *_batches(job), _rounded(job.status.noise_scale))
+            row = self._rows.get(job.key)
+            if row is None or row[0] is not known.model or row[1] != inputs:
+                row = (known.model, inputs, _outlook(job, known.model, sizes, kind))
+                self._rows[job.key] = row
+            outlooks.append(row[2])
+        return outlooks
+
+    def _fit(self, jobs: Sequence[Job]) -> None:
+        """Bring the models up to date."""
+        before = self._models
+        self._models = {}
+        due: list[tuple[Job, dict[str, int], list[SpeedPoint]]] = []
+        for job in jobs:
+            known = before.get(job.key)
+            if known is not None and _alike(known.speeds, job.status.speeds):
+                self._models[job.key] = known
+            else:
+                due.append((job, *_points(job)))
+        if due:
+            models = fit_all([points for _, _, points in due])
+            for (job, kinds, _), model in zip(due, models, strict=True):
+                self._models[job.key] = _Model(job.status.speeds, kinds, model)
+        self._rows = {key: row for key, row in self._rows.items() if key in self._models}
+
+
+def _outlook(job: Job, model: SpeedModel, sizes: Sizes, kind: int) -> Outlook:
+    here = Sizes(gpus=sizes.gpus, nodes=sizes.nodes, kind=np.where(sizes.gpus > 0, kind, 0))
+    base, low, high, batch = _batches(job)
+    throughput = model.throughput(here, batch)
+    noise = job.status.noise_scale
+    if low == high or noise is None:
+        # NB: without a noise scale a larger batch is not known to help, so none is promised.
+        return Outlook(rate=goodput_row(throughput, batch, base, noise or 0.0), throughput=throughput)
+    batches = np.unique(np.geomspace(low, high, _BATCHES).round())[:, None]
+    rates = goodput_row(model.throughput(here, batches), batches, base, noise)
+    return Outlook(rate=rates.max(axis=0), throughput=throughput)
+
+
+def goodput_row(throughput: Floats, batch: float | Floats, base: float, noise: float) -> Floats:
+    """`speed.goodput` of arrays."""
+    return np.asarray(goodput(throughput, batch, base, noise))
+
+
+def _batches(job: Job) -> tuple[int, int, int, int]:
+    """The job's own batch, the bounds of the one it may have, and the one that it has."""
+    training: TrainingSpec = job.spec.training
+    base = training.batch_size
+    low, high = training.min_batch_size or base, training.max_batch_size or base
+    return base, low, high, job.status.batch_size or base
+
+
+def _points(job: Job) -> tuple[dict[str, int], list[SpeedPoint]]:
+    """The number of each type of GPU, and the measured points."""
+    kinds: dict[str, int] = {}
+    points = [
+        SpeedPoint(
+            gpus=speed.gpus,
+            nodes=speed.nodes,
+            kind=kinds.setdefault(speed.gpu_type or "", len(kinds)),
+            batch=speed.batch_size,
+            step_seconds=speed.step_seconds,
+            compute_seconds=speed.compute_seconds,
+        )
+        for speed in job.status.speeds
+    ]
+    batch = job.spec.training.batch_size
+    unknown = SpeedPoint(gpus=1, nodes=1, kind=0, batch=batch, step_seconds=UNKNOWN_STEP_SECONDS)
+    return kinds, points or [unknown]
+
+
+def _present_type(status: JobStatus) -> str:
+    """The type of GPU that the job runs on, or ran on last; empty if they are mixed or not known."""
+    if status.workers:
+        types = {worker.gpu_type for worker in status.workers}
+        return (types.pop() or "") if len(types) == 1 else ""
+    dated = [(speed.time, speed.gpu_type or "") for speed in status.speeds if speed.time is not None]
+    return max(dated)[1] if dated else ""
+
+
+def _alike(old: Sequence[Speed], new: Sequence[Speed]) -> bool:
+    """Whether the speeds are of the same sizes and differ by no more than noise."""
+    return old is new or (
+        len(old) == len(new)
+        and all(
+            a.gpus == b.gpus
+            and a.batch_size == b.batch_size
+            and a.nodes == b.nodes
+            and a.gpu_type == b.gpu_type
+            and abs(a.step_seconds - b.step_seconds) < _SAME * a.step_seconds
+            for a, b in zip(old, new, strict=True)
+        )
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    """Two significant digits."""
+    return None if value is None else float(f"{value:.2g}")
