@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cra_operator.controller.solver import solve
 from cra_simulator import data
 from cra_simulator.cluster import POLLUX_CLUSTER, Cluster, NodePool
 from cra_simulator.mixed import MIXED_CLUSTER, best_tables
@@ -59,8 +58,8 @@ def test_a_move_to_another_type_is_a_restart_and_goes_at_its_rate() -> None:
 def test_sia_runs_a_workload_on_three_types(path: Path) -> None:
     submitted = read_workload(path)[:15]
     tables = best_tables({job.application for job in submitted}, data.profiles(), MIXED_CLUSTER)
-    mixed = simulate(submitted, tables, MIXED_CLUSTER, Sia(program=solve))
+    mixed = simulate(submitted, tables, MIXED_CLUSTER, Sia())
     slow = Cluster(MIXED_CLUSTER.pools[:1])
-    alone = simulate(submitted, best_tables(tables.tables, data.profiles(), slow), slow, Sia(program=solve))
+    alone = simulate(submitted, best_tables(tables.tables, data.profiles(), slow), slow, Sia())
     assert len(mixed.jobs) == len(submitted)
     assert mixed.mean_seconds < 0.5 * alone.mean_seconds
