@@ -19,6 +19,7 @@ from typing import Any
 
 from cra_operator import names
 from cra_operator.api import Job, JobKey
+from cra_operator.controller.facts import queue_of
 from cra_operator.sizing import Size
 from cra_operator.view import NodeView, PodView, Taint, holds_gpus
 
@@ -30,7 +31,9 @@ class Ask:
     Attributes:
         key: The job.
         size: What it wants.
+        least: What it takes if that does not fit; None if nothing else.
         priority: Value of its priority class.
+        queue: What its GPU-hours are charged to.
         created: When the job was created.
         node_selector: Labels that its nodes must have.
         tolerations: Its pods' tolerations, as in the template.
@@ -39,7 +42,9 @@ class Ask:
 
     key: JobKey
     size: Size
+    least: Size | None = None
     priority: int = 0
+    queue: str = ""
     created: datetime
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: Sequence[Mapping[str, Any]] = ()
@@ -48,20 +53,55 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The answer to an ask: whether it fits, where it stands in the queue, and the numbers in words."""
+    """The answer to an ask: what fits, where it stands in the queue, and the numbers in words.
 
-    fits: bool
+    Attributes:
+        size: What is set aside for the job; None if not even the least that it takes is free.
+        position: Its place in the queue.
+        message: Why nothing fits.
+    """
+
+    size: Size | None = None
     position: int = 0
     message: str = ""
 
+    @property
+    def fits(self) -> bool:
+        """Whether anything is set aside."""
+        return self.size is not None
 
-def ask_for(job: Job, size: Size, *, priority: int = 0, held: Mapping[str, int] | None = None) -> Ask:
-    """The ask of this job for this size."""
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """What limits asks beside free GPUs.
+
+    Attributes:
+        room: GPUs that the jobs of a namespace may still take; a namespace that is not named may take any.
+        closed: Queues that start no jobs now, and why.
+        order: Place of jobs in the line among those of their priority; others stand behind them by age.
+    """
+
+    room: Mapping[str, int] = field(default_factory=dict)
+    closed: Mapping[str, str] = field(default_factory=dict)
+    order: Mapping[JobKey, int] = field(default_factory=dict)
+
+
+def ask_for(
+    job: Job,
+    size: Size,
+    *,
+    least: Size | None = None,
+    priority: int = 0,
+    held: Mapping[str, int] | None = None,
+) -> Ask:
+    """The ask of this job for this size, or for what it can have down to the least."""
     pod: Mapping[str, Any] = (job.spec.template or {}).get("spec") or {}
     return Ask(
         key=job.key,
         size=size,
+        least=least,
         priority=priority,
+        queue=queue_of(job),
         created=job.metadata.creation_timestamp,
         node_selector=pod.get("nodeSelector") or {},
         tolerations=pod.get("tolerations") or (),
@@ -88,47 +128,75 @@ def free_gpus(nodes: Iterable[NodeView], taken: Mapping[str, int], coming: Itera
     return free
 
 
+_ANY = 1 << 62
+"""GPUs that a namespace without a limit may take."""
+
+
 def decide(
-    asks: Iterable[Ask], nodes: Mapping[str, NodeView], free: Mapping[str, int]
+    asks: Iterable[Ask],
+    nodes: Mapping[str, NodeView],
+    free: Mapping[str, int],
+    shares: Shares | None = None,
 ) -> dict[JobKey, Verdict]:
-    """Answer all asks together: first come, first served within a priority, passing over what does not fit.
+    """Answer all asks together: by priority, then in the order of the line, passing over what does not fit.
 
     Args:
         asks: At most one per job.
         nodes: All nodes, by name.
         free: Free GPUs by node, from `free_gpus`; nodes that are missing take no pods.
+        shares: What limits asks beside free GPUs.
     """
-    left = dict(free)
+    shares = shares or Shares()
+    left, room_of = dict(free), dict(shares.room)
     verdicts: dict[JobKey, Verdict] = {}
     position = 0
-    for ask in sorted(asks, key=lambda ask: (-ask.priority, ask.created, ask.key)):
+    last = len(shares.order)
+    for ask in sorted(
+        asks, key=lambda ask: (-ask.priority, shares.order.get(ask.key, last), ask.created, ask.key)
+    ):
+        namespace, own = ask.key[0], sum(ask.held.values())
+        may_take = room_of.get(namespace, _ANY) + own
         usable = [name for name in left if _admits(nodes[name], ask)]
         for name, gpus in ask.held.items():
             if name in left:
                 left[name] += gpus
         room = sum(max(0, left[name]) for name in usable)
-        if _place(ask.size, left, usable):
-            verdicts[ask.key] = Verdict(fits=True)
+        size = None if ask.queue in shares.closed else _largest(ask, left, usable, may_take)
+        if size is not None:
+            verdicts[ask.key] = Verdict(size=size)
+            if namespace in room_of:
+                room_of[namespace] += own - size.gpus
             continue
         for name, gpus in ask.held.items():
             if name in left:
                 left[name] -= gpus
         position += 1
-        verdicts[ask.key] = Verdict(
-            fits=False,
-            position=position,
-            message=_explain(ask, room, sum(nodes[name].gpus for name in usable)),
+        message = shares.closed.get(ask.queue) or _explain(
+            ask, room, sum(nodes[name].gpus for name in usable), may_take
         )
+        verdicts[ask.key] = Verdict(position=position, message=message)
     return verdicts
 
 
-def _explain(ask: Ask, room: int, total: int) -> str:
-    text = f"waiting for {ask.size}: {room} of {total} free"
-    if ask.size.gpus > total:
+def _explain(ask: Ask, room: int, total: int, may_take: int) -> str:
+    least = ask.least or ask.size
+    text = f"waiting for {least}: {room} of {total} free"
+    if least.gpus > total:
         return f"{text}, and the nodes that it may use have no more"
-    if room >= ask.size.gpus:
-        return f"{text}, but not {ask.size.gpus_per_worker} together on enough nodes"
+    if least.gpus > may_take:
+        return f"{text}, but namespace {ask.key[0]} may take only {max(0, may_take)} more"
+    if room >= least.gpus:
+        return f"{text}, but not {least.gpus_per_worker} together on enough nodes"
     return text
+
+
+def _largest(ask: Ask, free: dict[str, int], usable: Sequence[str], may_take: int) -> Size | None:
+    """Take the GPUs for as many of the workers that it wants as fit; None if not even the least do."""
+    each = ask.size.gpus_per_worker
+    fit = sum(free[name] // each for name in usable if free[name] > 0)
+    size = Size(workers=max(0, min(ask.size.workers, fit, may_take // each)), gpus_per_worker=each)
+    enough = size.workers >= (ask.least or ask.size).workers
+    return size if enough and _place(size, free, usable) else None
 
 
 def _place(size: Size, free: dict[str, int], usable: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from cra_operator.api import Policy
+from cra_operator.controller.sharing import Queue, Quota
 from cra_operator.controller.signals import SIGNALS
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
@@ -21,22 +22,6 @@ _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 class ConfigError(ValueError):
     """A setting is missing or wrong; the message names the variable and the fix."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quota:
-    """GPUs that a namespace's jobs may hold together; with `borrow` also more, while nobody needs them."""
-
-    gpus: int
-    borrow: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Queue:
-    """A queue's budget of GPU-hours, None for no end, and its weight when queues share."""
-
-    gpu_hours: float | None = None
-    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from cra_operator import names
 from cra_operator.actions import Plan
-from cra_operator.lifecycle import ending, gang, measured, waiting, working
+from cra_operator.lifecycle import ending, gang, measured, resizing, waiting, working
 from cra_operator.lifecycle.draft import Draft
 from cra_operator.lifecycle.notices import not_effective
 from cra_operator.world import ACTIVE, FINISHED, World, is_ours
@@ -51,6 +51,7 @@ def reconcile(world: World) -> Plan:
         working.tend_run(world, draft)
     else:
         waiting.start_or_wait(world, draft)
+    resizing.note_advice(world, draft)
     return draft.plan()
 
 

@@ -53,12 +53,32 @@ def gpus_per_worker(scaling: ScalingSpec) -> int:
     return int(str(scaling.gpus_per_worker).split("-", maxsplit=1)[0])
 
 
-def wanted(scaling: ScalingSpec) -> Size:
-    """The size that the job should have: the pinned one, else the smallest allowed.
-
-    Where `gpusPerWorker` is a range the API cannot check multiples, so a pinned size is rounded down to whole
-    workers and the minimum is rounded up.
-    """
+def least(scaling: ScalingSpec) -> Size:
+    """The smallest size on which the job may run: the pinned one, else the minimum in whole workers."""
     each = gpus_per_worker(scaling)
     workers = -(-scaling.min_gpus // each) if scaling.gpus is None else scaling.gpus // each
     return Size(workers=max(1, workers), gpus_per_worker=each)
+
+
+def wanted(scaling: ScalingSpec, target: int | None = None, before: int | None = None) -> Size:
+    """The size that the job should have.
+
+    That is the pinned one; else what the controller decided; else what was wanted before, so that a size
+    stays while nobody decides; else the smallest allowed. What lies outside the bounds, which may have
+    changed since, is moved to the nearest of them.
+
+    Where `gpusPerWorker` is a range the API cannot check multiples, so sizes are rounded down to whole
+    workers and the minimum is rounded up.
+
+    Args:
+        scaling: What the spec says.
+        target: GPUs that the controller wants, if it decides.
+        before: GPUs that were wanted until now, if any.
+    """
+    smallest = least(scaling)
+    gpus = target if target is not None else before
+    if scaling.gpus is not None or gpus is None:
+        return smallest
+    each = smallest.gpus_per_worker
+    workers = max(smallest.workers, min(gpus, scaling.max_gpus) // each)
+    return Size(workers=workers, gpus_per_worker=each)

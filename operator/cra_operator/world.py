@@ -11,7 +11,8 @@ from cra_operator.actions import Refusal
 from cra_operator.admission import Ask, Verdict, ask_for, bound_gpus
 from cra_operator.api import MANAGER, Job, RunStatus
 from cra_operator.controller.observation import Observation
-from cra_operator.sizing import Size, gpus_per_worker, wanted
+from cra_operator.controller.target import Target
+from cra_operator.sizing import Size, gpus_per_worker, least, wanted
 from cra_operator.view import NodeView, PodView, is_live
 
 ACTIVE = ("Starting", "Running", "Rescaling", "Suspending")
@@ -31,6 +32,7 @@ class World:
         now: The current time.
         verdict: The answer to `asks_for`, None if it asked for nothing.
         observation: The last look at its metrics, if any.
+        target: What the controller wants of it, if it has looked at the job.
         refusal: Set if a child of the last plan could not be made.
         leftovers: Pods of an earlier job of the same name that are not gone yet.
         image_pull_policy: Pull policy of the trainer image.
@@ -43,6 +45,7 @@ class World:
     now: datetime
     verdict: Verdict | None = None
     observation: Observation | None = None
+    target: Target | None = None
     refusal: Refusal | None = None
     leftovers: int = 0
     image_pull_policy: str = "IfNotPresent"
@@ -141,8 +144,17 @@ class World:
 
     @cached_property
     def wanted(self) -> Size:
-        """The size that the spec asks for."""
-        return wanted(self.job.spec.scaling)
+        """The size that the job should have."""
+        target = self.target.gpus if self.target is not None else None
+        return wanted(self.job.spec.scaling, target, self.job.status.desired_gpus)
+
+    @property
+    def decided(self) -> Target | None:
+        """The controller's word, where it is what sets the size that is wanted."""
+        decides = (
+            self.target is not None and self.target.gpus is not None and self.job.spec.scaling.gpus is None
+        )
+        return self.target if decides else None
 
     @cached_property
     def size(self) -> Size:
@@ -217,4 +229,8 @@ def asks_for(world: World, priority: int = 0) -> Ask | None:
     else:
         backing_off = job.status.retry_after is not None and world.now < job.status.retry_after
         asks = not (backing_off or world.live or world.leftovers)
-    return ask_for(job, world.wanted, priority=priority, held=bound_gpus(world.pods)) if asks else None
+    if not asks:
+        return None
+    # A job at work keeps its size rather than stop for one that is not quite what is wanted.
+    smallest = world.wanted if phase in ACTIVE else least(job.spec.scaling)
+    return ask_for(job, world.wanted, least=smallest, priority=priority, held=bound_gpus(world.pods))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cra_operator.config import Config, Queue, Quota, load
+from cra_operator.config import Config, load
+from cra_operator.controller.sharing import Queue, Quota
 from cra_operator.controller.signals import SIGNALS
 from tests.chart.rendering import CHART, Helm, HelmError, Manifest, container, deployment, of_kind
 

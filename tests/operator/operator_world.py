@@ -18,6 +18,7 @@ from cra_operator.actions import CreatePod, DeleteJob, DeletePod, Plan, RecordEv
 from cra_operator.admission import bound_gpus, decide, free_gpus
 from cra_operator.api import Job, JobKey, JobStatus, ScalingSpec
 from cra_operator.controller.observation import Observation
+from cra_operator.controller.target import Target
 from cra_operator.reconcile import reconcile
 from cra_operator.sizing import Size
 from cra_operator.view import Exit, NodeView, PodView, Waiting
@@ -89,6 +90,7 @@ class MiniCluster:
         self.pods: dict[tuple[str, str], PodView] = {}
         self.events: list[RecordEvent] = []
         self.observations: dict[JobKey, Observation] = {}
+        self.targets: dict[JobKey, Target] = {}
         self.look_again: dict[JobKey, datetime | None] = {}
         self._uids = itertools.count()
 
@@ -124,6 +126,7 @@ class MiniCluster:
                 nodes=self.nodes,
                 image="trainer:1",
                 observation=self.observations.get(key),
+                target=self.targets.get(key),
                 refusal=refusal,
                 now=self.now,
             )
@@ -132,7 +135,14 @@ class MiniCluster:
     def _with_verdict(self, world: World) -> World:
         asks = []
         for job in self.jobs.values():
-            about = World(job=job, pods=self.pods_of(job.key), nodes=self.nodes, image="", now=self.now)
+            about = World(
+                job=job,
+                pods=self.pods_of(job.key),
+                nodes=self.nodes,
+                image="",
+                target=self.targets.get(job.key),
+                now=self.now,
+            )
             ask = asks_for(about)
             if ask is not None:
                 asks.append(ask)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cra_operator.actions import CreatePod, DeletePod, Refusal
 from cra_operator.api import Condition, JobKey
+from cra_operator.controller.target import Target
 from cra_operator.reconcile import reconcile
 from cra_operator.view import PodView
 from tests.operator.operator_world import MiniCluster, make_job, make_node
@@ -182,9 +183,12 @@ def test_it_grows_again_only_when_those_that_left_are_gone() -> None:
     assert [(d.from_, d.to) for d in status.decisions] == [(4, 2), (2, 3)]
 
 
-def test_releasing_the_pin_goes_back_to_the_minimum() -> None:
+def test_releasing_the_pin_leaves_the_size_to_whoever_decides() -> None:
     cluster, key = running()
     cluster.edit(key, gpus=None)
+    cluster.settle()
+    assert names(cluster.newest(key)) == ["digits-1-0", "digits-1-1"]
+    cluster.targets[key] = Target(gpus=1, reason="GivesWay", message="goodput: somebody waits")
     cluster.settle()
     cluster.obey(key)
     assert names(cluster.newest(key)) == ["digits-1-0"]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cra_operator.api import JobKey
+from cra_operator.controller.target import Target
 from cra_operator.view import PodView
 from cra_operator.world import ACTIVE, FINISHED
 from tests.operator.operator_world import MiniCluster, make_job, make_node
@@ -62,6 +63,16 @@ class Anything(RuleBasedStateMachine):
     @rule(key=jobs, gpus=st.sampled_from([None, 2, 3, 4]))
     def the_user_scales(self, key: JobKey, gpus: int | None) -> None:
         self.cluster.edit(key, gpus=gpus)
+
+    @rule(key=jobs, gpus=st.sampled_from([None, 1, 2, 3, 4]))
+    def the_controller_wants(self, key: JobKey, gpus: int | None) -> None:
+        self.cluster.targets[key] = Target(
+            gpus=gpus, reason="GrowthPays", message="it pays", policy="goodput"
+        )
+
+    @rule(key=jobs)
+    def the_controller_has_not_decided_yet(self, key: JobKey) -> None:
+        self.cluster.targets.pop(key, None)
 
     @rule(key=jobs, change=st.sampled_from([{"elastic": True}, {"elastic": False}, {"gpus_per_worker": 2}]))
     def the_user_changes_how_it_scales(self, key: JobKey, change: dict[str, Any]) -> None:
@@ -157,6 +168,7 @@ class Anything(RuleBasedStateMachine):
         total = sum(node.gpus for node in cluster.nodes.values())
         for key in cluster.jobs:
             cluster.edit(key, suspend=False, gpus=None, gpus_per_worker=1)
+            self.the_controller_wants(key, 4)
         for _ in range(20):
             cluster.wait(400)
             cluster.settle()
@@ -195,6 +207,12 @@ class Living(Anything):
     @rule(gpus=st.sampled_from([1, 2, 3, 4]), crash_after=st.none() | st.integers(0, 4))
     def the_user_scales_it(self, gpus: int, crash_after: int | None) -> None:
         self.cluster.edit(("default", "b"), gpus=gpus)
+        self.cluster.reconcile(("default", "b"), crash_after=crash_after)
+
+    @rule(gpus=st.sampled_from([1, 2, 3, 4]), crash_after=st.none() | st.integers(0, 4))
+    def the_controller_moves_it(self, gpus: int, crash_after: int | None) -> None:
+        self.cluster.edit(("default", "b"), gpus=None)
+        self.the_controller_wants(("default", "b"), gpus)
         self.cluster.reconcile(("default", "b"), crash_after=crash_after)
 
     @rule(rank=st.integers(1, 3), code=st.sampled_from([75, 137, 143]))

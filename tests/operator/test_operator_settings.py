@@ -7,7 +7,8 @@ import aiohttp
 import pytest
 
 from cra_operator.api import JobStatus
-from cra_operator.config import ConfigError, Queue, Quota, load
+from cra_operator.config import ConfigError, load
+from cra_operator.controller.sharing import Queue, Quota
 from cra_operator.runtime.health import serve
 from cra_operator.runtime.metrics import Metrics
 from tests.operator.operator_world import make_job

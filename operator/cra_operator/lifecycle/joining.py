@@ -44,7 +44,7 @@ def begin(world: World, draft: Draft) -> None:
 def _announce(world: World, draft: Draft, cohort: Cohort) -> None:
     kind, message = _kind(world, cohort), _change(world, cohort)
     if kind == "Growing":
-        resizing.note_decision(draft, world.size, cohort.size, "SpecChanged", message)
+        message = resizing.announce(world, draft, cohort.size, message)
     draft.set(retry_after=None)
     draft.condition("Rescaling", True, kind, message)
     draft.tell("Rescaling" if kind == "Growing" else kind, message)
@@ -139,7 +139,8 @@ def _take_in(world: World, draft: Draft, cohort: Cohort) -> None:
     draft.set_run(gpus=cohort.size.gpus, joining=None, missed_gpus=None)
     if _kind(world, cohort) == "Growing":
         draft.set_run(setbacks=None)
-        resizing.note_resized(draft, f"{world.size.gpus} → {cohort.size} while training went on")
+        draft.set(rescales=draft.get("rescales") + 1)
+        resizing.note_resized(draft, f"{world.size.gpus} → {cohort.size}", "while training went on")
     else:
         text = f"{len(workers)} of {count(cohort.size.workers, 'worker')} train again"
         draft.condition("Rescaling", False, "Replaced", text)
@@ -166,7 +167,8 @@ def _roll_back(world: World, draft: Draft, cohort: Cohort, why: str) -> None:
     wait = backoff.delay(counted=True, failures=setbacks, restarts=setbacks, ran=timedelta())
     message = f"keeps {world.size}: {why}; tried again in {wait.total_seconds():.0f} s"
     if cohort.size != world.size:
-        resizing.note_decision(draft, cohort.size, world.size, "RolledBack", message)
+        resizing.note_decision(draft, cohort.size.gpus, world.size.gpus, "RolledBack", message)
+        draft.set(desired_gpus=world.size.gpus)
     draft.set(retry_after=world.now + wait)
     draft.set_run(joining=None, missed_gpus=cohort.size.gpus, setbacks=setbacks)
     draft.condition("Rescaling", False, "RolledBack", message)

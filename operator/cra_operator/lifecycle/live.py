@@ -69,8 +69,7 @@ def _wait_for_leavers(world: World, draft: Draft) -> None:
 def _shrink(world: World, draft: Draft) -> None:
     """Send the highest ranks away: they leave after a step, and the others go on."""
     size = world.wanted
-    message = f"from {world.size} to {size} while training goes on"
-    resizing.note_decision(draft, world.size, size, "SpecChanged", message)
+    message = resizing.announce(world, draft, size, f"from {world.size} to {size} while training goes on")
     workers = [worker for worker in draft.get("workers") if worker.rank < size.workers]
     draft.set(workers=workers, retry_after=None)
     draft.set_run(gpus=size.gpus)
@@ -87,7 +86,8 @@ def _finish_shrinking(world: World, draft: Draft) -> None:
     """The last of those that were sent away is gone."""
     decision = world.job.status.last_decision
     before = decision.from_ if decision is not None else "?"
-    resizing.note_resized(draft, f"{before} → {world.size} while training went on")
+    draft.set(rescales=draft.get("rescales") + 1)
+    resizing.note_resized(draft, f"{before} → {world.size}", "while training went on")
     draft.look_again(draft.now)
 
 

@@ -5,25 +5,72 @@ leave with a checkpoint from which the next run starts at the new size.
 from __future__ import annotations
 
 from cra_operator.api import MAX_DECISIONS, Decision
+from cra_operator.controller.target import Target
 from cra_operator.lifecycle import gang, waiting
 from cra_operator.lifecycle.draft import Draft
 from cra_operator.lifecycle.measured import note_strength
+from cra_operator.lifecycle.words import clip
 from cra_operator.sizing import Size
 from cra_operator.world import World
 
 
-def note_decision(draft: Draft, before: Size, after: Size, reason: str, message: str) -> None:
-    """Write down a change of size that is about to be carried out or taken back."""
+def note_decision(
+    draft: Draft, before: int, after: int, reason: str, message: str, target: Target | None = None
+) -> None:
+    """Write down a decision: a change that is about to be carried out or taken back, or only recommended.
+
+    Args:
+        draft: The status.
+        before: GPUs until now.
+        after: GPUs from now on.
+        reason: CamelCase word for the cause.
+        message: The same for people.
+        target: The controller's word, if the decision is its.
+    """
     decision = Decision.model_validate(
-        {"from": before.gpus, "to": after.gpus, "reason": reason, "message": message, "time": draft.now}
+        {
+            "from": before,
+            "to": after,
+            "reason": reason,
+            "message": clip(message),
+            "policy": target and target.policy,
+            "weight": target and target.weight,
+            "expected_gain": target and target.gain,
+            "applied": target is None or target.gpus is not None,
+            "time": draft.now,
+        }
     )
     decisions = [*draft.get("decisions"), decision][-MAX_DECISIONS:]
-    draft.set(desired_gpus=after.gpus, last_decision=decision, decisions=decisions)
+    draft.set(last_decision=decision, decisions=decisions)
 
 
-def note_resized(draft: Draft, text: str) -> None:
-    """Write down a change of size that was carried out without a restart."""
-    draft.set(rescales=draft.get("rescales") + 1)
+def announce(world: World, draft: Draft, after: Size, how: str) -> str:
+    """Write down a change of size that is about to be carried out: who wants it, and how it is done.
+
+    Returns:
+        The same for people.
+    """
+    target = world.decided
+    if target is None:
+        note_decision(draft, world.size.gpus, after.gpus, "SpecChanged", how)
+    else:
+        note_decision(draft, world.size.gpus, after.gpus, target.reason, target.message, target)
+        how = f"{how}: {target.message}"
+    draft.set(desired_gpus=after.gpus)
+    return how
+
+
+def note_resized(draft: Draft, change: str, how: str) -> None:
+    """Write down a change of size that was carried out.
+
+    Args:
+        draft: The status.
+        change: From what to what.
+        how: How it was done.
+    """
+    decision: Decision | None = draft.get("last_decision")
+    decided = decision is not None and decision.policy is not None
+    text = f"{change} {how}: {decision.message}" if decision is not None and decided else f"{change} {how}"
     draft.condition("Rescaling", False, "Rescaled", text)
     draft.tell("Rescaled", text)
 
@@ -33,7 +80,7 @@ def begin_by_checkpoint(world: World, draft: Draft) -> None:
     size = world.wanted
     message = f"from {world.size} to {size} by way of a checkpoint and a restart ({_why_not_live(world)})"
     draft.holding = size
-    note_decision(draft, world.size, size, "SpecChanged", message)
+    message = announce(world, draft, size, message)
     draft.set(phase="Rescaling", message=message)
     waiting.explain_admission(world, draft, True, "Admitted", f"{size} set aside")
     draft.condition("Rescaling", True, "Rescaling", message)
@@ -59,6 +106,18 @@ def finish_by_checkpoint(world: World, draft: Draft) -> None:
     waiting.start_run(world, draft, world.aim)
 
 
+def note_advice(world: World, draft: Draft) -> None:
+    """Say which policy looks after the job and, where it only recommends, what."""
+    target = world.target
+    if target is None or not target.policy:
+        return
+    draft.set(policy=target.policy, recommended_gpus=target.recommended)
+    size, told = world.size.gpus, world.job.status.recommended_gpus
+    if draft.get("phase") == "Running" and target.recommended not in (None, told, size):
+        note_decision(draft, size, target.recommended, target.reason, target.message, target)
+        draft.tell("Recommended", f"{size} → {target.recommended} GPUs: {target.message}")
+
+
 def note_wish(world: World, draft: Draft) -> None:
     """Say that another size is wanted but does not fit, or that the wish is gone."""
     retry = world.job.status.retry_after
@@ -72,8 +131,11 @@ def note_wish(world: World, draft: Draft) -> None:
         draft.condition("Rescaling", False, "WaitingForGPUs", message)
         if draft.get("phase") == "Running":
             note_strength(draft, world.size, world.verdict.message)
-        if not draft.was("Rescaling", "WaitingForGPUs"):
+        if world.decided is None and not draft.was("Rescaling", "WaitingForGPUs"):
             draft.tell("RescaleWaiting", message, warning=True)
+    elif world.target is not None and world.target.message and draft.get("phase") == "Running":
+        draft.condition("Rescaling", False, world.target.reason, world.target.message)
+        draft.set(retry_after=None)
     elif any(draft.was("Rescaling", reason) for reason in ("WaitingForGPUs", "RolledBack")):
         draft.condition("Rescaling", False, "NotWanted")
         draft.set(retry_after=None)

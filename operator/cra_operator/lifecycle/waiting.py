@@ -20,7 +20,7 @@ def start_or_wait(world: World, draft: Draft) -> None:
     """Do the first of these that applies: rest, fail, back off, wait for old pods, stand in line, start."""
     status = world.job.status
     gang.send_away(world, draft)
-    draft.set(desired_gpus=world.wanted.gpus, queue_position=None)
+    draft.set(desired_gpus=world.wanted.gpus, queue_position=None, start_estimate=None)
     if world.job.spec.suspend:
         rest(world, draft)
         return
@@ -59,10 +59,12 @@ def rest(world: World, draft: Draft) -> None:
 
 
 def _admit(world: World, draft: Draft, verdict: Verdict) -> None:
-    if verdict.fits:
-        start_run(world, draft, world.wanted)
+    if verdict.size is not None:
+        start_run(world, draft, verdict.size)
         return
+    start = world.target.start if world.target is not None else None
     draft.set(phase="Pending", message=verdict.message, queue_position=verdict.position, retry_after=None)
+    draft.set(start_estimate=start)
     explain_admission(world, draft, False, "WaitingForGPUs", verdict.message)
     draft.condition("Running", False, "WaitingForGPUs")
     if world.job.status.condition("Degraded") is None:
@@ -107,6 +109,7 @@ def note_start(world: World, draft: Draft, generation: int, size: Size) -> None:
         rescales=(status.rescales or 0) + (status.phase == "Rescaling"),
         retry_after=None,
         queue_position=None,
+        start_estimate=None,
     )
     explain_admission(world, draft, True, "Admitted", f"{size} set aside")
     draft.condition("Running", False, "Starting")

@@ -96,6 +96,4 @@ def _run(world: World, draft: Draft) -> None:
     draft.condition("Degraded", False, "AsExpected")
     draft.tell("Running", message)
     if world.job.status.is_true("Rescaling"):
-        text = f"now {world.size}, by way of a checkpoint and a restart"
-        draft.condition("Rescaling", False, "Rescaled", text)
-        draft.tell("Rescaled", text)
+        resizing.note_resized(draft, f"now {world.size},", "by way of a checkpoint and a restart")

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from cra_operator.admission import Ask, Verdict, bound_gpus, decide, free_gpus
+from cra_operator.admission import Ask, Shares, Verdict, bound_gpus, decide, free_gpus
 from cra_operator.api import JobKey
 from cra_operator.sizing import Size
 from cra_operator.view import NodeView, PodView, holds_gpus
@@ -44,11 +45,27 @@ class Admissions:
         self._promises: dict[JobKey, Size] = {}
         self._verdicts: dict[JobKey, Verdict] = {}
         self._review: asyncio.TimerHandle | None = None
+        self._allowed: Mapping[str, int] = {}
+        self._shares = Shares()
 
     @property
     def waiting(self) -> list[JobKey]:
         """Jobs that ask for GPUs and have not been given them."""
         return list(self._asks)
+
+    def share(
+        self, *, allowed: Mapping[str, int], closed: Mapping[str, str], order: Mapping[JobKey, int]
+    ) -> None:
+        """From now on limit what is granted.
+
+        Args:
+            allowed: GPUs that the jobs of a namespace may hold together, for those that are limited.
+            closed: Queues that start no jobs, and why.
+            order: Place of waiting jobs among those of their priority.
+        """
+        self._allowed = allowed
+        self._shares = Shares(closed=closed, order=order)
+        self.review()
 
     def answer(self, ask: Ask) -> Verdict:
         """The verdict on an ask, among all others that are known."""
@@ -86,7 +103,23 @@ class Admissions:
     def _decide(self) -> None:
         nodes, pods = self._nodes(), self._pods()
         free = free_gpus(nodes.values(), bound_gpus(pods), self._coming(pods))
-        self._verdicts = decide(self._asks.values(), nodes, free)
+        shares = replace(self._shares, room=self._room(pods))
+        self._verdicts = decide(self._asks.values(), nodes, free, shares)
+
+    def _room(self, pods: Sequence[PodView]) -> dict[str, int]:
+        """GPUs that the jobs of each limited namespace may still take."""
+        if not self._allowed:
+            return {}
+        held = {job: size.gpus for job, size in self._promises.items()}
+        there: dict[JobKey, int] = {}
+        for pod in pods:
+            if pod.job:
+                there[pod.namespace, pod.job] = there.get((pod.namespace, pod.job), 0) + pod.gpus
+        room = dict(self._allowed)
+        for job in held.keys() | there.keys():
+            if job[0] in room:
+                room[job[0]] -= max(held.get(job, 0), there.get(job, 0))
+        return room
 
     def _coming(self, pods: Sequence[PodView]) -> list[Size]:
         """Pods on their way to a node: created but not bound, or promised but not created."""

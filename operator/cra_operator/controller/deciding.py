@@ -1,0 +1,200 @@
+"""One tick of the controller as a pure function: from what is seen of all jobs to a target for each.
+
+    line up (sharing) ▸ propose (policies) ▸ guard and fit (guard, moves) ▸ explain
+
+Nothing is remembered between ticks: what a decision needs of the past stands in the jobs' statuses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from cra_operator.api import JobKey
+from cra_operator.controller.facts import Facts
+from cra_operator.controller.guard import Prospect
+from cra_operator.controller.moves import Move, Need, Proposal, arrange, recommend
+from cra_operator.controller.policy import ClusterObservation
+from cra_operator.controller.proposing import Consult, Proposed, propose, trim
+from cra_operator.controller.sharing import (
+    Accounts,
+    Rules,
+    Turn,
+    allowances,
+    ceiling,
+    least,
+    line_up,
+    start_estimates,
+)
+from cra_operator.controller.target import Target
+
+_ESTIMATE_STEP = 10.0
+"""Start estimates are rounded to so many seconds: finer ones would be news at every tick."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """All that a tick knows.
+
+    Attributes:
+        facts: The jobs that have GPUs or want some.
+        seen: The same jobs, in the same order.
+        rules: How the cluster is shared.
+        used: What queues have used.
+        hysteresis: Least relative gain that is a reason to grow.
+        now: The time.
+    """
+
+    facts: Sequence[Facts]
+    seen: ClusterObservation
+    rules: Rules
+    used: Accounts
+    hysteresis: float
+    now: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a tick decides: a target for each job, and which policies could not decide, and why."""
+
+    targets: Mapping[JobKey, Target]
+    troubles: Mapping[str, str]
+
+
+def decide(look: Look, consult: Consult) -> Outcome:
+    """Decide about all jobs.
+
+    Args:
+        look: What is seen.
+        consult: Asks a policy.
+    """
+    facts, seen = look.facts, look.seen
+    capacity = int(seen.capacity.sum())
+    turns = line_up(facts, look.rules, look.used, capacity=capacity)
+    admitted = [turn.facts for turn in turns if turn.admitted]
+    let_in = {job.key for job in admitted}
+    asked = [
+        j
+        for j, job in enumerate(facts)
+        if job.decides and (job.key in let_in if job.waits else job.measured or job.changes)
+    ]
+    about = set(asked)
+    others = sum(
+        least(job) if job.waits else job.gpus
+        for j, job in enumerate(facts)
+        if j not in about and (not job.waits or job.key in let_in)
+    )
+    found = propose(
+        seen,
+        facts,
+        asked,
+        capacity=max(0, capacity - others),
+        ceilings={j: ceiling(facts[j], look.rules, look.used) for j in asked},
+        consult=consult,
+    )
+    _keep_quotas(look, asked, found, capacity)
+    free = capacity - sum(job.gpus for job in facts if not job.waits)
+    moves = _moves(look, found, admitted, free)
+    ends = [(job.eta, job.gpus) for job in facts if not job.waits and job.eta is not None]
+    starts = start_estimates(turns, ends, free)
+    targets = {
+        job.key: _target(look, j, found, moves.get(j), starts.get(job.key)) for j, job in enumerate(facts)
+    }
+    held_back = {turn.facts.key: turn for turn in turns if not turn.admitted}
+    for key, turn in held_back.items():
+        targets[key] = _waits(turn, targets[key])
+    return Outcome(targets=targets, troubles=found.troubles)
+
+
+def _keep_quotas(look: Look, rows: Sequence[int], found: Proposed, capacity: int) -> None:
+    """No namespace is proposed more than it may hold."""
+    for namespace, most in allowances(look.facts, look.rules, capacity).items():
+        mine = {j: found.gpus[j] for j in rows if look.facts[j].key[0] == namespace}
+        fixed = sum(
+            job.gpus
+            for j, job in enumerate(look.facts)
+            if job.key[0] == namespace and j not in mine and not job.waits
+        )
+        found.gpus.update(trim(mine, look.facts, look.seen, most - fixed))
+
+
+def _moves(look: Look, found: Proposed, admitted: Sequence[Facts], free: int) -> dict[int, Move]:
+    """The move of every job that has GPUs and whose size is decided."""
+    proposals: dict[int, Proposal] = {}
+    for j, job in enumerate(look.facts):
+        if job.decides and not job.waits:
+            at = _outlook(look, j)
+            proposals[j] = Proposal(facts=job, prospect=at(found.gpus.get(j, job.gpus)), at=at)
+    acting = [j for j in proposals if look.facts[j].acts]
+    moves = arrange(
+        [proposals[j] for j in acting],
+        [Need(facts=job, gpus=least(job)) for job in admitted],
+        free=free,
+        hysteresis=look.hysteresis,
+    )
+    advised = {j: recommend(proposals[j], look.hysteresis) for j in proposals if not look.facts[j].acts}
+    return advised | dict(zip(acting, moves, strict=True))
+
+
+class _outlook:  # noqa: N801 - a function with its arguments bound, called for few of the sizes of few jobs
+    """What each size means for one job."""
+
+    def __init__(self, look: Look, j: int) -> None:
+        self._seen = look.seen
+        self._j = j
+
+    def __call__(self, gpus: int) -> Prospect:
+        seen, j = self._seen, self._j
+        columns = np.flatnonzero(seen.sizes.gpus == gpus)
+        return Prospect(
+            gpus=gpus,
+            rate=float(seen.rate[j, seen.current[j]]),
+            rate_then=float(seen.rate[j, columns].max(initial=0.0)),
+            remaining=float(seen.remaining[j]),
+        )
+
+
+def _target(look: Look, j: int, found: Proposed, move: Move | None, start: float | None) -> Target:
+    """A job's target, in words."""
+    job = look.facts[j]
+    policy, weight = found.by.get(j, job.policy), found.weight.get(j)
+    at = None
+    if start is not None:
+        at = look.now + timedelta(seconds=math.ceil(start / _ESTIMATE_STEP) * _ESTIMATE_STEP)
+    if move is None:
+        # It waits, or nobody decides about it: a policy says what it starts with, admission what fits.
+        gpus = found.gpus.get(j) if job.acts else None
+        return Target(gpus=gpus, policy=policy, weight=weight, start=at)
+    gain = None
+    if move.gpus != job.gpus:
+        gain = _outlook(look, j)(move.gpus).gain
+    message = f"{policy}{_stands_in(job, policy)}: {_in_words(job, move, found.gpus.get(j))}"
+    if weight is not None:
+        message += f" (attention {weight:.2f})"
+    return Target(
+        gpus=move.gpus if job.acts else None,
+        reason=move.reason,
+        message=message,
+        policy=policy,
+        recommended=None if job.acts else move.gpus,
+        gain=gain,
+        weight=weight,
+    )
+
+
+def _stands_in(job: Facts, policy: str) -> str:
+    return "" if policy == job.policy else f" (instead of {job.policy})"
+
+
+def _in_words(job: Facts, move: Move, proposed: int | None) -> str:
+    if move.gpus != job.gpus or proposed is None or proposed == job.gpus:
+        return move.message
+    return f"{proposed} would be next, but {move.message}"
+
+
+def _waits(turn: Turn, target: Target) -> Target:
+    return Target(policy=target.policy, message=turn.message, start=target.start)

@@ -1,0 +1,134 @@
+"""What a decision about sizes depends on beside the measurements: one flat value for each unfinished job.
+
+Everything is read off the job itself, so an operator that has just started knows as much as the one before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from cra_operator.api import Job, JobKey, Policy
+from cra_operator.sizing import gpus_per_worker, wanted
+
+_AT_REST = ("Suspending", "Suspended")
+_AT_WORK = ("Starting", "Running", "Rescaling")
+_FINISHED = ("Succeeded", "Failed")
+FIRST_START_SECONDS = 10.0
+"""What a start is taken to last until one was seen."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """One job.
+
+    Attributes:
+        key: The job.
+        queue: The queue that its GPU-hours are charged to: `spec.queue`, else its namespace.
+        policy: Who decides its size.
+        priority: Value of its priority class.
+        decides: Whether a policy decides its size at all; otherwise it has what it is told.
+        acts: Whether what a policy decides is also done.
+        waits: Whether it has no run at work and wants one.
+        changes: Whether it starts, or its size changes just now.
+        measured: Whether its metrics are there and fresh.
+        elastic: Whether it can change while it trains.
+        each: GPUs of one worker.
+        lowest: Fewest GPUs that it may have, in whole workers.
+        highest: Most of them.
+        gpus: GPUs of its run, those included that are about to join; of one that waits, what it would start
+            with if nobody decided.
+        cooldown: Seconds after a change in which no other may follow.
+        moved: Seconds since the last change of size began or was taken back, None if there was none.
+        taken_back: How often in a row new pods had to be taken back.
+        pause: Seconds that training stands still for a change.
+        startup: Seconds from the creation of pods until they train.
+        eta: Seconds until it ends as things are, by its own estimate; None if not known.
+        age: Seconds since it was created.
+    """
+
+    key: JobKey
+    queue: str
+    policy: str
+    priority: int
+    decides: bool
+    acts: bool
+    waits: bool
+    changes: bool
+    measured: bool
+    elastic: bool
+    each: int
+    lowest: int
+    highest: int
+    gpus: int
+    cooldown: float
+    moved: float | None
+    taken_back: int
+    pause: float
+    startup: float
+    eta: float | None
+    age: float
+
+
+def queue_of(job: Job) -> str:
+    """What a job's GPU-hours are charged to: its queue, else its namespace."""
+    return job.spec.queue or job.metadata.namespace
+
+
+def takes_part(job: Job) -> bool:
+    """Whether the job has GPUs or wants some."""
+    return job.status.phase not in (*_FINISHED, *_AT_REST) and not job.spec.suspend
+
+
+def facts_of(job: Job, *, default: Policy, priority: int, now: datetime) -> Facts:
+    """The facts of a job that takes part.
+
+    Args:
+        job: The job.
+        default: The policy of jobs that name none.
+        priority: Value of its priority class.
+        now: The current time.
+    """
+    spec, status = job.spec, job.status
+    scaling, run = spec.scaling, status.run
+    policy = scaling.policy or default
+    each = gpus_per_worker(scaling)
+    at_work = status.phase in _AT_WORK
+    joining = run is not None and run.joining is not None
+    aim = wanted(scaling, None, status.desired_gpus).gpus
+    settled = run is not None and at_work and not joining and status.phase != "Rescaling"
+    moves = [d.time for d in status.decisions if d.time is not None and d.applied is not False]
+    moved = (now - moves[-1]).total_seconds() if moves else None
+    return Facts(
+        key=job.key,
+        queue=queue_of(job),
+        policy=policy,
+        priority=priority,
+        decides=scaling.gpus is None and scaling.mode != "Off" and policy != "static",
+        acts=scaling.mode == "Auto",
+        waits=not at_work,
+        changes=status.phase in ("Starting", "Rescaling") or joining or status.is_true("Rescaling"),
+        measured=status.is_true("MetricsAvailable"),
+        elastic=spec.elastic,
+        each=each,
+        lowest=-(-scaling.min_gpus // each) * each,
+        highest=max(scaling.max_gpus // each, 1) * each,
+        gpus=(run.gpus if run is not None and settled else None) or aim,
+        cooldown=float(scaling.cooldown_seconds),
+        moved=moved,
+        taken_back=(run.setbacks or 0) if run is not None else 0,
+        pause=status.pause_seconds or 0.0,
+        startup=_startup(job),
+        eta=status.progress.eta_seconds if status.progress is not None else None,
+        age=max(0.0, (now - job.metadata.creation_timestamp).total_seconds()),
+    )
+
+
+def _startup(job: Job) -> float:
+    """How long the job's first pods took to train."""
+    start, running = job.status.start_time, job.status.running_time
+    if start is None or running is None:
+        return FIRST_START_SECONDS
+    # NB: a time at rest moves the start along, so that it may lie behind the first training.
+    seconds = (running - start).total_seconds()
+    return seconds if seconds > 0 else FIRST_START_SECONDS
