@@ -20,7 +20,8 @@ from cra_operator import names
 from cra_operator.api import JobKey
 from cra_operator.config import Config
 from cra_operator.controller.observation import Observation
-from cra_operator.controller.observe import Observer, Prometheus
+from cra_operator.controller.observe import Observer
+from cra_operator.controller.prometheus import Prometheus
 from cra_operator.handlers import watch_jobs
 from cra_operator.kube import paths
 from cra_operator.kube.client import ApiError, KubeClient
@@ -76,10 +77,13 @@ class Operator:
             metrics=self.metrics,
         )
         self._observer = Observer(
-            Prometheus(config.prometheus_url) if config.prometheus_url else None,
+            _prometheus(config),
             jobs=self.jobs,
             pods_of=self._cluster.pods_of,
             on_change=self._observed,
+            interval=config.observe_interval,
+            warm_up=config.warm_up,
+            own_queries=config.prometheus_queries,
         )
         self._election = LeaderElection(
             self._client, namespace=config.pod_namespace, name=names.APP, identity=config.pod_name
@@ -190,6 +194,14 @@ class Operator:
     def _ready(self) -> str | None:
         standing_by = self._config.leader_election and self._election.in_touch and not self._election.leading
         return None if self._acting or standing_by else "not synced yet"
+
+
+def _prometheus(config: Config) -> Prometheus | None:
+    if not config.prometheus_url:
+        return None
+    return Prometheus(
+        config.prometheus_url, token_file=config.prometheus_token_file, ca_file=config.prometheus_ca_file
+    )
 
 
 async def _until_signal(work: Awaitable[None]) -> None:

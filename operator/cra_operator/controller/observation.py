@@ -19,6 +19,19 @@ class WorkerSample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast a job trains at its present size.
+
+    Attributes:
+        step_seconds: Duration of an optimizer step.
+        compute_seconds: Part of it until the slowest rank's gradients were there; None if not known.
+    """
+
+    step_seconds: float
+    compute_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observation:
     """The metrics of one job at one time. Two looks that saw the same compare equal, whenever they were made.
 
@@ -34,6 +47,9 @@ class Observation:
         checkpoint: The newest checkpoint that rank 0 reports.
         checkpoint_failing: Whether rank 0 could not write the last one.
         pause_seconds: The last pause of training, when workers joined or left, that rank 0 reports.
+        batch_size: Samples of the global batch.
+        noise_scale: Gradient noise scale in samples.
+        pace: Its speed; None right after a change, while samples of the size before may be among those seen.
     """
 
     time: datetime = field(compare=False)
@@ -47,3 +63,6 @@ class Observation:
     checkpoint: CheckpointStatus | None = None
     checkpoint_failing: bool = False
     pause_seconds: float | None = None
+    batch_size: int | None = None
+    noise_scale: float | None = None
+    pace: Pace | None = None

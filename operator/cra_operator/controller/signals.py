@@ -16,8 +16,7 @@ TRAINER_METRICS = (
     "progress_ratio", "epoch", "epochs", "step", "loss", "eta_seconds", "samples_per_second",
     "trained_samples", "share_ratio", "weight_ratio", "performance", "checkpoint_step",
     "checkpoint_timestamp_seconds", "checkpoint_failing", "pause_seconds", "step_seconds",
-    "compute_seconds", "communication_seconds", "batch_size", "noise_scale", "scale_invariant_steps",
-    "world_size",
+    "compute_seconds", "communication_seconds", "batch_size", "noise_scale", "world_size",
 )  # fmt: skip
 """What is read of the trainers' metrics, without their prefix."""
 
@@ -43,7 +42,6 @@ SIGNALS: Mapping[str, str] = {
     "communicationSeconds": "communication_seconds",
     "batchSize": "batch_size",
     "noiseScale": "noise_scale",
-    "scaleInvariantSteps": "scale_invariant_steps",
     "pauseSeconds": "pause_seconds",
 }
 """Signals that may have a query of their own, with the trainers' metric that they are otherwise."""
