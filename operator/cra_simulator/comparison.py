@@ -27,7 +27,7 @@ from cra_simulator.mixed import best_tables
 from cra_simulator.profiles import tuned_tables
 from cra_simulator.rates import RateTables, at_sizes, read_rate_tables
 from cra_simulator.result import Result
-from cra_simulator.schedulers import SCHEDULERS
+from cra_simulator.schedulers import scheduler_of
 from cra_simulator.simulation import Rules, simulate
 from cra_simulator.workload import TraceJob
 
@@ -95,10 +95,7 @@ def compare(
         DataError: A name, an application or a profile is not known.
         SimulationError: A scheduler gives what there is not.
     """
-    unknown = [name for name in schedulers if name not in SCHEDULERS]
-    if unknown:
-        raise DataError(f"there is no policy {unknown[0]!r}; there are {', '.join(SCHEDULERS)}")
-    narrow = [name for name in schedulers if not SCHEDULERS[name].mixed]
+    narrow = [name for name in schedulers if not scheduler_of(name).mixed]
     if len(setting.cluster.pools) > 1 and narrow:
         raise DataError(f"{', '.join(narrow)} know one type of GPU, and the cluster has several")
     tasks = list(product(workloads.items(), schedulers))
@@ -117,7 +114,7 @@ def _run_task(setting: Setting, task: tuple[tuple[str, Sequence[TraceJob]], str]
 def run(workload: str, jobs: Sequence[TraceJob], name: str, setting: Setting) -> Outcome:
     """One scheduler on one workload; see `compare`."""
     best = best_rates(setting.profiles, setting.cluster, frozenset(job.application for job in jobs))
-    policy = SCHEDULERS[name].make()
+    policy = scheduler_of(name).make()
     started = time.process_time()
     result = play(jobs, name, policy, setting)
     cpu_seconds = time.process_time() - started
@@ -132,7 +129,7 @@ def run(workload: str, jobs: Sequence[TraceJob], name: str, setting: Setting) ->
 
 def play(jobs: Sequence[TraceJob], name: str, policy: Policy, setting: Setting) -> Result:
     """Run a workload under a policy, in the way of the scheduler of that name."""
-    scheduler = SCHEDULERS[name]
+    scheduler = scheduler_of(name)
     if setting.work_sigma or setting.rate_sigma:
         policy = Blurred(
             policy, work_sigma=setting.work_sigma, rate_sigma=setting.rate_sigma, seed=setting.seed

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from cra_simulator.cli import main
+from cra_simulator.training_logs import read_curves
 
 JOBS = "name,time,application\na,0,bert\nb,30,cifar10\nc,60,ncf\n"
 
@@ -63,3 +67,52 @@ def test_a_bad_workload_is_told_file_line_and_column(
     path = written(tmp_path, JOBS.replace("cifar10", "resnet"))
     assert main(["compare", "--workload", path]) == 2
     assert f"{path}, line 3, column application: 'resnet' has no profile" in capsys.readouterr().err
+
+
+def test_replay_tells_every_change_of_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = tmp_path / "sizes.csv"
+    arguments = ["--policy", "fifo", "--cluster", "t4:1x4", "--csv", str(sizes)]
+    assert main(["replay", "--workload", written(tmp_path), *arguments]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [float(line[0]) for line in lines[:-1]] == sorted(float(line[0]) for line in lines[:-1])
+    assert [line[3:] for line in lines if line[2] == "b"][:2] == [["waits"], ["1", "t4"]]
+    rows = sizes.read_text().splitlines()
+    assert rows[:3] == ["name,start,end,gpus,type", "a,0.0,60.0,0,", rows[2]]
+    assert rows[2].startswith("a,60.0,")
+    assert rows[2].endswith(",1,t4")
+
+
+def test_replay_of_one_job_tells_of_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path)
+    assert main(["replay", "--workload", path, "--policy", "afs", "--job", "c"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[2] for line in lines[:-1]} == {"c"}
+    assert main(["replay", "--workload", path, "--policy", "afs", "--job", "d"]) == 2
+    assert "there is no job 'd'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["gantt", "jct"])
+def test_plot_draws_runs(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "picture.png"
+    arguments = ["--policies", "fifo", "afs", "--out", str(out)]
+    assert main(["plot", kind, "--workload", written(tmp_path), *arguments]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_draws_learning_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for run in ("one", "two"):
+        writer = EventFileWriter(str(tmp_path / run))
+        for step in range(3):
+            loss = Summary(value=[Summary.Value(tag="loss", simple_value=float(step))])
+            writer.add_event(Event(step=step, summary=loss))
+        writer.close()
+    steps, values = read_curves([tmp_path], "loss")["two"]
+    assert (steps.tolist(), values.tolist()) == ([0, 1, 2], [0, 1, 2])
+    out = tmp_path / "curves.png"
+    assert main(["plot", "curves", str(tmp_path), "--tag", "loss", "--out", str(out)]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert main(["plot", "curves", str(tmp_path), "--tag", "reward"]) == 2
+    assert "no run has 'reward'; there are loss" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["plot", "curves", str(tmp_path / "empty")]) == 2
+    assert "there are no TensorBoard logs" in capsys.readouterr().err

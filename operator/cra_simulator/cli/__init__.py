@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from cra_simulator.cli import compare
+from cra_simulator.cli import compare, plot, replay
 from cra_simulator.errors import DataError, SimulationError
 
-_COMMANDS = (compare,)
+_COMMANDS = (compare, replay, plot)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read along has seen enough. What is still buffered must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (DataError, SimulationError, OSError) as error:
         print(f"cra-sim: {error}", file=sys.stderr)
         return 2

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from cra_simulator.cli.setting import add_setting, setting_of
 from cra_simulator.cli.table import render
-from cra_simulator.comparison import Outcome, Workloads, compare, known_applications
-from cra_simulator.errors import DataError
-from cra_simulator.schedulers import LEARNED, SCHEDULERS
-from cra_simulator.shipped import shipped_workloads
+from cra_simulator.cli.workloads import add_workloads, workloads_of
+from cra_simulator.comparison import Outcome, compare
+from cra_simulator.schedulers import LEARNED, SCHEDULERS, scheduler_of
 from cra_simulator.summary import ratio, summarise
-from cra_simulator.workload import read_workload
 
 CONTROLS = ("afs", "goodput-untuned", "goodput")
 """What every learned policy stands beside: a published rule that knows remaining work, the rule that training
@@ -29,17 +26,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         description="Run several policies on the same workloads and print a table for each load. Learned "
         "policies never stand alone: the untrained rule, the tuned one and AFS are added.",
     )
-    parser.add_argument(
-        "--workload", type=Path, nargs="+", metavar="FILE", help="CSV files with name, time and application"
-    )
-    parser.add_argument(
-        "--loads",
-        type=float,
-        nargs="+",
-        default=[1.0],
-        metavar="LOAD",
-        help="of the workloads that ship: 0.5 1 1.5 2 5 (1)",
-    )
+    add_workloads(parser)
     parser.add_argument("--policies", nargs="+", metavar="NAME", help=f"of {', '.join(SCHEDULERS)} (all)")
     parser.add_argument(
         "--baseline", metavar="NAME", help="whose mean is 1 (pollux, on several types of GPU sia)"
@@ -55,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     several = len(setting.cluster.pools) > 1
     baseline = arguments.baseline or ("sia" if several else "pollux")
     names = chosen(arguments.policies, baseline, several=several)
-    for title, workloads in _workloads(arguments):
+    for title, workloads in workloads_of(arguments):
         outcomes = compare(workloads, names, setting, processes=max(arguments.jobs, 1))
         print(f"{title}: {len(workloads)} workloads, {sum(map(len, workloads.values()))} jobs")
         print(table(outcomes, names, baseline))
@@ -76,21 +63,11 @@ def chosen(names: Sequence[str] | None, baseline: str, *, several: bool) -> list
     """
     able = [name for name, scheduler in SCHEDULERS.items() if scheduler.mixed or not several]
     wanted = set(able if names is None else names) | {baseline}
-    unknown = sorted(wanted - set(SCHEDULERS))
-    if unknown:
-        raise DataError(f"there is no policy {unknown[0]!r}; there are {', '.join(SCHEDULERS)}")
+    for name in wanted:
+        scheduler_of(name)
     if wanted & set(LEARNED):
         wanted |= set(CONTROLS) & set(able)
     return [name for name in SCHEDULERS if name in wanted]
-
-
-def _workloads(arguments: argparse.Namespace) -> list[tuple[str, Workloads]]:
-    if not arguments.workload:
-        return [(f"load {load:g}", shipped_workloads(load)) for load in arguments.loads]
-    # Names of files may agree where their folders do not.
-    known = known_applications(arguments.profiles)
-    found = {str(path): read_workload(path, applications=known) for path in arguments.workload}
-    return [("all files", found)]
 
 
 def table(outcomes: Sequence[Outcome], names: Sequence[str], baseline: str) -> str:

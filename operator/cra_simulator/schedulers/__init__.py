@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from cra_operator.controller.policies import POLICIES
 from cra_operator.controller.policy import Policy
+from cra_simulator.errors import DataError
 from cra_simulator.schedulers.afs import Afs
 from cra_simulator.schedulers.fifo import Fifo
 from cra_simulator.schedulers.gavel import Gavel
@@ -61,3 +62,14 @@ SCHEDULERS |= {
     if name in POLICIES
 }
 """By the name that they have on the command line and in tables."""
+
+
+def scheduler_of(name: str) -> Scheduler:
+    """The scheduler of a name.
+
+    Raises:
+        DataError: There is none.
+    """
+    if name not in SCHEDULERS:
+        raise DataError(f"there is no policy {name!r}; there are {', '.join(SCHEDULERS)}")
+    return SCHEDULERS[name]
