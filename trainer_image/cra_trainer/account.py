@@ -51,6 +51,7 @@ class Account:
         if self._before is None and self._ended is not None:
             self._before = readings.world_size
         readings.rank, readings.world_size, readings.generation = rank, world_size, generation
+        self.rate = progress.Rate()  # what another group reached says nothing of this one
         self.performance = None
 
     def step(self, *, rows: int, total: int, seconds: float, number: int, factor: float) -> None:
