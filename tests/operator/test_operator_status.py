@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cra_operator.api import CheckpointStatus, JobKey, JobStatus, Progress
-from cra_operator.controller.observation import Observation, WorkerSample
+from cra_operator.controller.observation import Observation, Pace, WorkerSample
 from cra_operator.lifecycle.display import duration, percent
 from cra_operator.runtime.statuses import Throttle, is_minor, merge_patch, status_patch
 from tests.operator.operator_world import START, MiniCluster, make_job
@@ -62,6 +62,25 @@ def test_measurements_reach_the_status_and_the_columns() -> None:
     assert status.last_checkpoint == CheckpointStatus(step=50, time=START)
     assert status.is_true("MetricsAvailable")
     assert status.pause_seconds == 0.31
+
+
+def test_speeds_and_reward_reach_the_status_and_the_reward_its_column() -> None:
+    cluster, key = running()
+    cluster.observations[key] = seen(batch_size=64, noise_scale=812.5, pace=Pace(step_seconds=0.25))
+    cluster.settle()
+    status = cluster.status(key)
+    assert (status.batch_size, status.noise_scale) == (64, 812.5)
+    assert [(speed.gpus, speed.nodes, speed.gpu_type, speed.step_seconds) for speed in status.speeds] == [
+        (2, 1, "A100", 0.25)
+    ]
+    # Never on one worker yet, so two are taken for twice one: 0.81 * (2 + 1).
+    assert status.reward == pytest.approx(2.43)
+    assert status.display is not None
+    assert status.display.reward == "2.43"
+    known = status.speeds
+    cluster.observations[key] = seen(pace=None)
+    cluster.settle()
+    assert (cluster.status(key).speeds, cluster.status(key).reward) == (known, status.reward)
 
 
 def test_missing_metrics_keep_the_last_values_and_are_said() -> None:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from cra_operator.api import CheckpointStatus, WorkerStatus
-from cra_operator.controller.observation import WorkerSample
+from cra_operator.controller.observation import Observation, WorkerSample
+from cra_operator.controller.reward import reward
+from cra_operator.controller.speeds import learn
 from cra_operator.lifecycle.draft import Draft
 from cra_operator.lifecycle.report import CHECKPOINT_FAILED, Report, parse
-from cra_operator.sizing import Size
+from cra_operator.sizing import Size, gpus_per_worker
 from cra_operator.view import PodView, holds_gpus
 from cra_operator.world import World
 
@@ -97,7 +99,30 @@ def note_observation(world: World, draft: Draft) -> None:
         draft.set(utilization=seen.utilization)
     if seen.checkpoint is not None:
         draft.set(last_checkpoint=seen.checkpoint)
+    if seen.batch_size is not None:
+        draft.set(batch_size=seen.batch_size)
+    if seen.noise_scale is not None:
+        draft.set(noise_scale=seen.noise_scale)
+    _note_pace(world, draft, seen)
     _note_failing_checkpoints(world, draft, failing=seen.checkpoint_failing)
+
+
+def _note_pace(world: World, draft: Draft, seen: Observation) -> None:
+    """Speeds and reward, where the look was at the workers that train now."""
+    spec, workers = world.job.spec, draft.get("workers")
+    if seen.pace is None or seen.workers.keys() != {worker.pod for worker in workers}:
+        return
+    batch = spec.training.batch_size
+    speeds = learn(draft.get("speeds"), seen, workers, batch)
+    value = reward(
+        seen,
+        objective=spec.objective,
+        speeds=speeds,
+        workers=workers,
+        worker_gpus=gpus_per_worker(spec.scaling),
+        base_batch=batch,
+    )
+    draft.set(speeds=speeds, reward=value)
 
 
 def _note_failing_checkpoints(world: World, draft: Draft, *, failing: bool) -> None:
