@@ -79,11 +79,11 @@ def test_training_goes_on_while_the_operator_is_killed(reach: Reach, namespace: 
 
 
 def test_settings_without_effect_are_named(reach: Reach, namespace: str) -> None:
-    spec = digits(epochs=1, scaling={"maxGPUs": 2, "policy": "attention"}, suspend=True)
+    spec = digits(epochs=1, scaling={"maxGPUs": 2, "gpusPerWorker": "1-2"}, suspend=True)
     apply(reach, "digits", spec, namespace=namespace)
     reach.wait_job("digits", lambda job: status(job).get("phase") == "Suspended", namespace=namespace)
     said = [
         event for event in events(reach, "digits", namespace=namespace) if event.startswith("NotEffective")
     ]
     assert len(said) == 1
-    assert "scaling.policy" in said[0]
+    assert "scaling.gpusPerWorker" in said[0]

@@ -22,6 +22,7 @@ from cra_operator.config import Config
 from cra_operator.controller.observation import Observation
 from cra_operator.controller.observe import Observer
 from cra_operator.controller.prometheus import Prometheus
+from cra_operator.controller.target import Target
 from cra_operator.handlers import watch_jobs
 from cra_operator.kube import paths
 from cra_operator.kube.client import ApiError, KubeClient
@@ -29,6 +30,7 @@ from cra_operator.kube.events import EventRecorder
 from cra_operator.kube.leader import LeaderElection
 from cra_operator.runtime.admissions import Admissions
 from cra_operator.runtime.cluster import Cluster
+from cra_operator.runtime.controller import Controller
 from cra_operator.runtime.health import serve
 from cra_operator.runtime.jobs import JobStore
 from cra_operator.runtime.metrics import Metrics
@@ -74,6 +76,15 @@ class Operator:
             admissions=self.admissions,
             queue=self.queue,
             events=self._events,
+            metrics=self.metrics,
+            on_phase=lambda key: self.controller.nudge(),
+        )
+        self.controller = Controller(
+            config=config,
+            jobs=self.jobs,
+            cluster=self._cluster,
+            admissions=self.admissions,
+            on_target=self._decided,
             metrics=self.metrics,
         )
         self._observer = Observer(
@@ -127,6 +138,7 @@ class Operator:
                 tasks.create_task(self._worker.run())
             tasks.create_task(self._compare_for_ever())
             tasks.create_task(self._observe_for_ever())
+            tasks.create_task(self.controller.run())
             await watch_jobs(self._job_event, self._config.watch_namespaces)
 
     async def _keep_lease(self) -> None:
@@ -165,6 +177,7 @@ class Operator:
         while True:
             await asyncio.sleep(self._config.observe_interval)
             await self._observer.look()
+            self.controller.nudge()
             for key in self.admissions.waiting:
                 self.queue.add(key)  # the line may have moved
 
@@ -181,6 +194,10 @@ class Operator:
 
     def _observed(self, key: JobKey, observation: Observation) -> None:
         self._worker.observations[key] = observation
+        self.queue.add(key)
+
+    def _decided(self, key: JobKey, target: Target) -> None:
+        self._worker.targets[key] = target
         self.queue.add(key)
 
     def _alive(self) -> str | None:

@@ -25,6 +25,7 @@ NEEDED: set[Right] = {
     ("patch", "persistentvolumeclaims"),
     ("create", "events.k8s.io/events"),
     ("list", "nodes"),
+    ("watch", "resourcequotas"),
     ("watch", "scheduling.k8s.io/priorityclasses"),
 }
 FORBIDDEN: set[Right] = {

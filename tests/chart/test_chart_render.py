@@ -259,6 +259,7 @@ def test_the_operator_may_do_what_it_does_and_no_more(helm: Helm) -> None:
         ("cra.dev", "cratrainingjobs/status", frozenset({"patch"})),
         ("cra.dev", "cratrainingjobs/finalizers", frozenset({"update"})),
         ("", "pods", frozenset({*READS, "create", "delete"})),
+        ("", "resourcequotas", frozenset(READS)),
         ("", "services", frozenset({"create", "patch"})),
         ("", "persistentvolumeclaims", frozenset({"create", "patch"})),
         ("events.k8s.io", "events", frozenset({"create", "patch"})),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cra_operator.api import JobKey
 from cra_operator.kube.reflector import Reflector
-from cra_operator.runtime.cluster import read_node, read_pod, read_priority
+from cra_operator.runtime.cluster import read_node, read_pod, read_priority, read_quota
 from cra_operator.runtime.jobs import JobStore
 from cra_operator.view import Taint, holds_gpus
 
@@ -363,6 +363,17 @@ def test_quantities_are_read_as_kubernetes_spells_them(quantity: str, gpus: int)
         "status": {"allocatable": {"nvidia.com/gpu": quantity}},
     }
     assert read_node(json.dumps(raw).encode()).gpus == gpus
+
+
+def test_a_quota_of_gpus_is_read() -> None:
+    meta = {"name": "gpus", "namespace": "team", "resourceVersion": "7"}
+    hard = {"requests.nvidia.com/gpu": "12", "pods": "3"}
+    raw: dict[str, Any] = {"metadata": meta, "spec": {"hard": hard}}
+    found = read_quota(json.dumps(raw).encode())
+    assert (found.namespace, found.name, found.gpus) == ("team", "gpus", 12)
+    raw["spec"]["scopes"] = ["BestEffort"]
+    assert read_quota(json.dumps(raw).encode()).gpus is None, "it is not about all pods"
+    assert read_quota(json.dumps({"metadata": meta, "spec": {"hard": {"pods": "3"}}}).encode()).gpus is None
 
 
 def test_a_priority_class_is_read() -> None:

@@ -268,16 +268,15 @@ def test_a_job_of_another_manager_is_left_alone() -> None:
 
 def test_settings_without_effect_are_announced_once_per_edit() -> None:
     cluster = MiniCluster()
-    key = cluster.apply(make_job(scaling={"policy": "ppo"}, queue="team-a"))
+    key = cluster.apply(make_job(scaling={"gpusPerWorker": "1-4"}))
     cluster.settle()
     cluster.run(key)
     told = [event for event in cluster.events if event.reason == "NotEffective"]
     assert len(told) == 1
-    assert "scaling.policy ppo" in told[0].message
-    assert "queue" in told[0].message
+    assert "scaling.gpusPerWorker" in told[0].message
     admitted = cluster.status(key).condition("Admitted")
     assert admitted is not None
-    assert "scaling.policy ppo" in admitted.message
+    assert "scaling.gpusPerWorker" in admitted.message
     cluster.edit(key, backoff_limit=5)
     cluster.settle()
     assert len([event for event in cluster.events if event.reason == "NotEffective"]) == 2
@@ -286,12 +285,7 @@ def test_settings_without_effect_are_announced_once_per_edit() -> None:
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        ({"scaling": {"policy": "goodput"}}, "scaling.policy goodput"),
-        ({"scaling": {"mode": "Off"}}, "scaling.mode Off"),
-        ({"scaling": {"cooldownSeconds": 5}}, "scaling.cooldownSeconds"),
         ({"scaling": {"gpusPerWorker": "1-4"}}, "scaling.gpusPerWorker"),
-        ({"objective": {"alpha": 2}}, "objective"),
-        ({"queue": "team-a"}, "queue"),
         ({"allocator": {"layers": {"computeBudget": 0.5}}}, "allocator.layers.computeBudget"),
         ({"allocator": {"tasks": {"strategy": "adaptive"}}}, "allocator.tasks.strategy adaptive"),
         (
@@ -308,6 +302,7 @@ def test_every_setting_without_effect_is_named(spec: dict[str, Any], field: str)
 def test_settings_with_effect_are_announced_nothing() -> None:
     cluster = MiniCluster()
     training = {"minBatchSize": 32, "maxBatchSize": 128, "learningRateRule": "adascale"}
-    key = cluster.apply(make_job(training=training))
+    scaling = {"policy": "goodput", "mode": "Recommend", "cooldownSeconds": 5}
+    key = cluster.apply(make_job(training=training, scaling=scaling, objective={"alpha": 2}, queue="team-a"))
     cluster.run(key)
     assert not [event for event in cluster.events if event.reason == "NotEffective"]

@@ -62,6 +62,10 @@ app.kubernetes.io/part-of: cra
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, delete]
+# GPUs that a namespace may have.
+- apiGroups: [""]
+  resources: [resourcequotas]
+  verbs: [get, list, watch]
 # Server-side apply. They go with their job by garbage collection.
 - apiGroups: [""]
   resources: [services, persistentvolumeclaims]

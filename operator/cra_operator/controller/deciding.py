@@ -23,11 +23,13 @@ from cra_operator.controller.proposing import Consult, Proposed, propose, trim
 from cra_operator.controller.sharing import (
     Accounts,
     Rules,
+    Standing,
     Turn,
     allowances,
     ceiling,
     least,
     line_up,
+    standing,
     start_estimates,
 )
 from cra_operator.controller.target import Target
@@ -59,9 +61,16 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a tick decides: a target for each job, and which policies could not decide, and why."""
+    """What a tick decides.
+
+    Attributes:
+        targets: What is wanted of each job.
+        standing: What limits those who admit jobs.
+        troubles: Policies that could not decide, and why.
+    """
 
     targets: Mapping[JobKey, Target]
+    standing: Standing
     troubles: Mapping[str, str]
 
 
@@ -107,7 +116,11 @@ def decide(look: Look, consult: Consult) -> Outcome:
     held_back = {turn.facts.key: turn for turn in turns if not turn.admitted}
     for key, turn in held_back.items():
         targets[key] = _waits(turn, targets[key])
-    return Outcome(targets=targets, troubles=found.troubles)
+    return Outcome(
+        targets=targets,
+        standing=standing(facts, turns, look.rules, look.used, capacity),
+        troubles=found.troubles,
+    )
 
 
 def _keep_quotas(look: Look, rows: Sequence[int], found: Proposed, capacity: int) -> None:

@@ -116,6 +116,10 @@ def _stay(proposal: Proposal, hysteresis: float) -> Move:
         return Move(gpus=facts.gpus, reason=ruling.reason, message=ruling.message)
     if prospect.gpus < facts.gpus:
         return Move(gpus=facts.gpus, reason="NotNeeded", message="nobody needs its GPUs now")
+    if facts.changes or not facts.measured:
+        kept = may_shrink(facts)
+        assert kept is not None
+        return Move(gpus=facts.gpus, reason=kept.reason, message=kept.message)
     return Move(gpus=facts.gpus, reason="Steady", message="this is the size that it should have")
 
 

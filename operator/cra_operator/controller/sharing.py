@@ -164,7 +164,7 @@ def line_up(jobs: Iterable[Facts], rules: Rules, used: Accounts, *, capacity: in
             heapq.heappush(line, (now, job))  # others were let in since: it has to stand back
             continue
         need, namespace = least(job), job.key[0]
-        message = _spent(job, rules, used) or _full(namespace, need, held.get(namespace, 0), allowed)
+        message = _spent(job.queue, rules, used) or _full(namespace, need, held.get(namespace, 0), allowed)
         admitted = not message and need <= left
         turns.append(Turn(facts=job, admitted=admitted, message=message))
         if admitted:
@@ -192,11 +192,11 @@ def _place(
     return -job.priority, borrows, share, -job.age, job.key
 
 
-def _spent(job: Facts, rules: Rules, used: Accounts) -> str:
-    """That the budget of the job's queue is used up, in words; empty while it is not."""
-    hours = rules.queue(job.queue).gpu_hours
-    spent = hours is not None and used.spent.get(job.queue, 0.0) >= hours * 3600
-    return f"the {hours:g} GPU-hours of queue {job.queue} are used up" if spent else ""
+def _spent(queue: str, rules: Rules, used: Accounts) -> str:
+    """That the budget of a queue is used up, in words; empty while it is not."""
+    hours = rules.queue(queue).gpu_hours
+    spent = hours is not None and used.spent.get(queue, 0.0) >= hours * 3600
+    return f"the {hours:g} GPU-hours of queue {queue} are used up" if spent else ""
 
 
 def _full(namespace: str, need: int, held: int, allowed: Mapping[str, int]) -> str:
@@ -208,7 +208,42 @@ def _full(namespace: str, need: int, held: int, allowed: Mapping[str, int]) -> s
 
 def ceiling(job: Facts, rules: Rules, used: Accounts) -> int:
     """Most GPUs that a job may be given now: its maximum, its minimum once its queue's budget is used up."""
-    return job.lowest if _spent(job, rules, used) else job.highest
+    return job.lowest if _spent(job.queue, rules, used) else job.highest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """What the sharing of the cluster comes to, for those who admit jobs one by one until the next decision.
+
+    Attributes:
+        allowed: GPUs that the jobs of a namespace may hold together, for those that are limited.
+        closed: Queues that start no jobs, and why.
+        order: Place of the waiting jobs in the line.
+    """
+
+    allowed: Mapping[str, int] = field(default_factory=dict)
+    closed: Mapping[str, str] = field(default_factory=dict)
+    order: Mapping[JobKey, int] = field(default_factory=dict)
+
+
+def standing(
+    jobs: Iterable[Facts], turns: Sequence[Turn], rules: Rules, used: Accounts, capacity: int
+) -> Standing:
+    """What follows from the line for those who admit.
+
+    Args:
+        jobs: All unfinished jobs.
+        turns: The line.
+        rules: How the cluster is shared.
+        used: What queues have used.
+        capacity: GPUs that the jobs may have together.
+    """
+    closed = {name: _spent(name, rules, used) for name in rules.queues}
+    return Standing(
+        allowed=allowances(jobs, rules, capacity),
+        closed={name: why for name, why in closed.items() if why},
+        order={turn.facts.key: place for place, turn in enumerate(turns)},
+    )
 
 
 def start_estimates(

@@ -128,6 +128,25 @@ class PriorityClass(Wire, frozen=True):
     global_default: bool = False
 
 
+class ResourceQuotaSpec(Wire, frozen=True):
+    hard: dict[str, str | int] | None = None
+    scopes: list[str] | None = None
+    scope_selector: dict[str, object] | None = None
+
+
+class ResourceQuota(Wire, frozen=True):
+    metadata: Metadata
+    spec: ResourceQuotaSpec = ResourceQuotaSpec()
+
+
+def quota_gpus(quota: ResourceQuota) -> int | None:
+    """GPUs that a quota allows all pods of its namespace; None if it says nothing of all their GPUs."""
+    if quota.spec.scopes or quota.spec.scope_selector:
+        return None
+    hard = (quota.spec.hard or {}).get(f"requests.{names.GPU_RESOURCE}")
+    return None if hard is None else _count(hard)
+
+
 def _requested(container: Container) -> int:
     resources = container.resources
     if resources is None:

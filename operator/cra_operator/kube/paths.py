@@ -26,6 +26,12 @@ def pods(namespace: str | None) -> str:
     return "/api/v1/pods" if namespace is None else collection("Pod", namespace)
 
 
+def quotas(namespace: str | None) -> str:
+    """ResourceQuotas of one namespace or of all."""
+    scope = "" if namespace is None else f"/namespaces/{namespace}"
+    return f"/api/v1{scope}/resourcequotas"
+
+
 def jobs(namespace: str | None) -> str:
     """CRATrainingJobs of one namespace or of all."""
     scope = "" if namespace is None else f"/namespaces/{namespace}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cra_operator.api import JobSpec, ObjectiveSpec, ScalingSpec
+from cra_operator.api import JobSpec
 from cra_operator.sizing import gpus_per_worker
 
 
@@ -10,18 +10,8 @@ def not_effective(spec: JobSpec) -> tuple[str, ...]:
     """One phrase for each setting without effect: the field, and what happens instead."""
     scaling, allocator = spec.scaling, spec.allocator
     phrases = []
-    if scaling.policy not in (None, "static"):
-        phrases.append(f"scaling.policy {scaling.policy} (the size stays as set, as with static)")
-    if scaling.mode != "Auto":
-        phrases.append(f"scaling.mode {scaling.mode} (nothing changes the size but you)")
-    if scaling.cooldown_seconds != ScalingSpec.model_fields["cooldown_seconds"].default:
-        phrases.append("scaling.cooldownSeconds (nothing changes the size but you)")
     if isinstance(scaling.gpus_per_worker, str) and not scaling.gpus_per_worker.isdigit():
         phrases.append(f"the range of scaling.gpusPerWorker (every pod gets {gpus_per_worker(scaling)})")
-    if spec.objective != ObjectiveSpec():
-        phrases.append("objective (no policy reads it)")
-    if spec.queue is not None:
-        phrases.append("queue (all jobs wait in one line)")
     if allocator.layers.compute_budget != 1:
         phrases.append("allocator.layers.computeBudget (every layer is computed)")
     if allocator.tasks.strategy != "uniform":

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from cra_operator.admission import Ask, Shares, Verdict, bound_gpus, decide, free_gpus
 from cra_operator.api import JobKey
+from cra_operator.controller.sharing import Standing
 from cra_operator.sizing import Size
 from cra_operator.view import NodeView, PodView, holds_gpus
 
@@ -45,27 +45,18 @@ class Admissions:
         self._promises: dict[JobKey, Size] = {}
         self._verdicts: dict[JobKey, Verdict] = {}
         self._review: asyncio.TimerHandle | None = None
-        self._allowed: Mapping[str, int] = {}
-        self._shares = Shares()
+        self._standing = Standing()
 
     @property
     def waiting(self) -> list[JobKey]:
         """Jobs that ask for GPUs and have not been given them."""
         return list(self._asks)
 
-    def share(
-        self, *, allowed: Mapping[str, int], closed: Mapping[str, str], order: Mapping[JobKey, int]
-    ) -> None:
-        """From now on limit what is granted.
-
-        Args:
-            allowed: GPUs that the jobs of a namespace may hold together, for those that are limited.
-            closed: Queues that start no jobs, and why.
-            order: Place of waiting jobs among those of their priority.
-        """
-        self._allowed = allowed
-        self._shares = Shares(closed=closed, order=order)
-        self.review()
+    def share(self, standing: Standing) -> None:
+        """From now on grant what is in keeping with this."""
+        if standing != self._standing:
+            self._standing = standing
+            self.review()
 
     def answer(self, ask: Ask) -> Verdict:
         """The verdict on an ask, among all others that are known."""
@@ -103,19 +94,20 @@ class Admissions:
     def _decide(self) -> None:
         nodes, pods = self._nodes(), self._pods()
         free = free_gpus(nodes.values(), bound_gpus(pods), self._coming(pods))
-        shares = replace(self._shares, room=self._room(pods))
+        standing = self._standing
+        shares = Shares(room=self._room(pods), closed=standing.closed, order=standing.order)
         self._verdicts = decide(self._asks.values(), nodes, free, shares)
 
     def _room(self, pods: Sequence[PodView]) -> dict[str, int]:
         """GPUs that the jobs of each limited namespace may still take."""
-        if not self._allowed:
+        if not self._standing.allowed:
             return {}
         held = {job: size.gpus for job, size in self._promises.items()}
         there: dict[JobKey, int] = {}
         for pod in pods:
             if pod.job:
                 there[pod.namespace, pod.job] = there.get((pod.namespace, pod.job), 0) + pod.gpus
-        room = dict(self._allowed)
+        room = dict(self._standing.allowed)
         for job in held.keys() | there.keys():
             if job[0] in room:
                 room[job[0]] -= max(held.get(job, 0), there.get(job, 0))

@@ -36,6 +36,16 @@ class PriorityView:
     is_default: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class QuotaView:
+    """A ResourceQuota: the GPUs that it allows the pods of its namespace, None if it says nothing of them."""
+
+    namespace: str
+    name: str
+    resource_version: int
+    gpus: int | None
+
+
 def read_pod(raw: bytes) -> PodView:
     """A pod from its JSON."""
     return objects.pod_view(msgspec.json.decode(raw, type=objects.Pod))
@@ -54,6 +64,17 @@ def read_priority(raw: bytes) -> PriorityView:
         resource_version=int(found.metadata.resource_version),
         value=found.value,
         is_default=found.global_default,
+    )
+
+
+def read_quota(raw: bytes) -> QuotaView:
+    """A ResourceQuota from its JSON."""
+    found = msgspec.json.decode(raw, type=objects.ResourceQuota)
+    return QuotaView(
+        namespace=found.metadata.namespace,
+        name=found.metadata.name,
+        resource_version=int(found.metadata.resource_version),
+        gpus=objects.quota_gpus(found),
     )
 
 
@@ -122,10 +143,31 @@ class Cluster:
             on_change=lambda old, new: on_capacity(),
             relist=relist,
         )
-        self.reflectors: list[
-            Reflector[PodKey, PodView] | Reflector[str, NodeView] | Reflector[str, PriorityView]
+        self._quotas = [
+            Reflector[PodKey, QuotaView](
+                client,
+                paths.quotas(scope),
+                decode=read_quota,
+                key=lambda quota: (quota.namespace, quota.name),
+                keep=lambda quota: quota.gpus is not None,
+                on_change=lambda old, new: on_capacity(),
+                relist=relist,
+            )
+            for scope in scopes
         ]
-        self.reflectors = [*self._ours.values(), *self._others, self._nodes, self._priorities]
+        self.reflectors: list[
+            Reflector[PodKey, PodView]
+            | Reflector[str, NodeView]
+            | Reflector[str, PriorityView]
+            | Reflector[PodKey, QuotaView]
+        ]
+        self.reflectors = [
+            *self._ours.values(),
+            *self._others,
+            self._nodes,
+            self._priorities,
+            *self._quotas,
+        ]
 
     @property
     def nodes(self) -> dict[str, NodeView]:
@@ -140,6 +182,17 @@ class Cluster:
         """All pods that request GPUs and are not over: ours, bound or not, and everybody's bound ones."""
         ours = [pod for reflector in self._ours.values() for pod in reflector.items.values() if not pod.ended]
         return ours + [pod for reflector in self._others for pod in reflector.items.values()]
+
+    def gpu_quotas(self) -> dict[str, int]:
+        """GPUs that the ResourceQuotas of a namespace leave to our jobs, where there are any."""
+        left: dict[str, int] = {}
+        for quota in (quota for reflector in self._quotas for quota in reflector.items.values()):
+            assert quota.gpus is not None
+            left[quota.namespace] = min(quota.gpus, left.get(quota.namespace, quota.gpus))
+        for pod in (pod for reflector in self._others for pod in reflector.items.values()) if left else ():
+            if pod.namespace in left:
+                left[pod.namespace] = max(0, left[pod.namespace] - pod.gpus)
+        return left
 
     def priority(self, name: str | None) -> int:
         """The value of a priority class, or of the default one; 0 if there is none."""

@@ -60,6 +60,12 @@ class Metrics:
             "GPU-seconds that jobs have held, as their statuses tell.",
             registry=self.registry,
         )
+        self._decisions = Histogram(
+            "cra_operator_decision_seconds",
+            "Time that one decision about the sizes of all jobs took.",
+            buckets=_FAST,
+            registry=self.registry,
+        )
         depth = Gauge("cra_operator_queue_depth", "Jobs that are due.", registry=self.registry)
         depth.set_function(queue_depth)
         self.registry.register(_JobCollector(jobs))
@@ -71,6 +77,10 @@ class Metrics:
     def first_pod(self, seconds: float) -> None:
         """A job got its first pod."""
         self._first_pod.observe(seconds)
+
+    def decided(self, seconds: float) -> None:
+        """The sizes of all jobs were decided."""
+        self._decisions.observe(seconds)
 
     @contextmanager
     def reconciling(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +32,7 @@ from cra_operator.actions import (
 from cra_operator.api import KIND, Job, JobKey
 from cra_operator.config import Config
 from cra_operator.controller.observation import Observation
+from cra_operator.controller.target import Target
 from cra_operator.kube import paths
 from cra_operator.kube.client import ApiError, KubeClient
 from cra_operator.kube.events import EventRecorder
@@ -63,8 +64,10 @@ class Worker:
         queue: WorkQueue[JobKey],
         events: EventRecorder,
         metrics: Metrics,
+        on_phase: Callable[[JobKey], None],
     ) -> None:
         self.observations: dict[JobKey, Observation] = {}
+        self.targets: dict[JobKey, Target] = {}
         self._config = config
         self._client = client
         self._jobs = jobs
@@ -73,6 +76,7 @@ class Worker:
         self._queue = queue
         self._events = events
         self._metrics = metrics
+        self._on_phase = on_phase
         self._throttle = Throttle(min(config.observe_interval, _MINOR_WRITE_SECONDS))
 
     async def run(self) -> None:
@@ -100,6 +104,7 @@ class Worker:
         self._throttle.forget(key)
         self._queue.forget(key)
         self.observations.pop(key, None)
+        self.targets.pop(key, None)
 
     async def _tend(self, key: JobKey) -> None:
         job = self._jobs.get(key)
@@ -120,6 +125,7 @@ class Worker:
             image=self._config.trainer_image,
             image_pull_policy=self._config.trainer_image_pull_policy,
             observation=self.observations.get(job.key),
+            target=self.targets.get(job.key),
             refusal=refusal,
             now=datetime.now(UTC),
         )
@@ -233,6 +239,8 @@ class Worker:
         raw: dict[str, Any] = msgspec.json.decode(answer)
         self._jobs.put(raw)
         self._metrics.note_transition(job, plan.status)
+        if job.status.phase != plan.status.phase:
+            self._on_phase(job.key)
         return True
 
     async def _delete_pod(self, action: DeletePod) -> None:

@@ -29,6 +29,8 @@ class RoundRobin:
         known = set(line)
         line += [job for job in row_of if job not in known]
         running = {job for job in line if seen.current[row_of[job]] > 0}
+        # A job that somebody else started, as before a restart of the operator, begins its turn now.
+        self._until = {job: self._until.get(job, seen.time + self._turn) for job in running}
         over = [job for job in line if job in running and self._until[job] <= seen.time]
         if len(line) > len(running):
             # Only where somebody waits does a turn end.

@@ -1,0 +1,172 @@
+"""The controller's pulse: it looks at all jobs, lets `controller.deciding` decide, and hands the targets on.
+
+A decision is made at every look at the metrics, and soon after jobs came, went or changed their state. It
+reads frozen values only, so it is made in a thread: the event loop goes on serving jobs meanwhile. If the
+operator dies nothing is lost: the next one sees the same statuses and decides the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cra_operator.api import Job, JobKey
+from cra_operator.config import Config
+from cra_operator.controller.census import census
+from cra_operator.controller.deciding import Look, Outcome, decide
+from cra_operator.controller.facts import facts_of, takes_part
+from cra_operator.controller.modelling import Outlooks
+from cra_operator.controller.policies import make
+from cra_operator.controller.sharing import Rules, accounts
+from cra_operator.controller.target import Target
+from cra_operator.runtime.admissions import Admissions
+from cra_operator.runtime.cluster import Cluster
+from cra_operator.runtime.counsel import Counsel
+from cra_operator.runtime.jobs import JobStore
+from cra_operator.runtime.metrics import Metrics
+from cra_operator.view import NodeView, PodView
+from cra_operator.world import is_ours
+
+logger = logging.getLogger(__name__)
+
+_GATHER_SECONDS = 0.5
+"""Jobs that come or go together are decided about together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A copy of all that a decision reads."""
+
+    jobs: Sequence[Job]
+    priorities: Mapping[JobKey, int]
+    pods: Sequence[PodView]
+    nodes: Sequence[NodeView]
+    limits: Mapping[str, int]
+    now: datetime
+
+
+class Judge:
+    """Decides about a scene; remembers nothing but models of speed and what policies remember.
+
+    Args:
+        config: The operator's settings.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._counsel = Counsel(make)
+        self._outlooks = Outlooks()
+
+    def decide(self, scene: Scene) -> Outcome:
+        """One tick."""
+        config, now = self._config, scene.now
+        rules = Rules(
+            quotas=config.quotas,
+            limits=scene.limits,
+            queues=config.queues,
+            half_life=config.half_life_hours * 3600,
+        )
+        active = {job.key: job for job in scene.jobs if takes_part(job)}
+        counted = census(
+            active.values(),
+            pods=scene.pods,
+            nodes=scene.nodes,
+            priorities=scene.priorities,
+            now=now,
+            outlooks=self._outlooks,
+        )
+        facts = [
+            facts_of(active[key], default=config.policy, priority=scene.priorities.get(key, 0), now=now)
+            for key in counted.keys
+        ]
+        look = Look(
+            facts=facts,
+            seen=counted.seen,
+            rules=rules,
+            used=accounts(scene.jobs, half_life=rules.half_life, now=now),
+            hysteresis=config.hysteresis,
+            now=now,
+        )
+        return decide(look, self._counsel)
+
+
+class Controller:
+    """Runs decisions one after another.
+
+    Args:
+        config: The operator's settings.
+        jobs: All jobs.
+        cluster: Pods, nodes and quotas.
+        admissions: Hears what limits it from now on.
+        on_target: Hears the key and target of every job whose target is another than before.
+        metrics: The operator's own metrics.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        jobs: JobStore,
+        cluster: Cluster,
+        admissions: Admissions,
+        on_target: Callable[[JobKey, Target], None],
+        metrics: Metrics,
+    ) -> None:
+        self._jobs = jobs
+        self._cluster = cluster
+        self._admissions = admissions
+        self._on_target = on_target
+        self._metrics = metrics
+        self._judge = Judge(config)
+        self._due = asyncio.Event()
+        self._told: dict[JobKey, Target] = {}
+        self._troubles: Mapping[str, str] = {}
+
+    def nudge(self) -> None:
+        """Something changed that sizes depend on: decide soon."""
+        self._due.set()
+
+    async def run(self) -> None:
+        """Decide whenever it is due, until cancelled."""
+        while True:
+            await self._due.wait()
+            await asyncio.sleep(_GATHER_SECONDS)
+            self._due.clear()
+            try:
+                await self.tick()
+            except Exception:
+                # Sizes stay as they are; whatever is wrong must not take the operator's other work down.
+                logger.exception("no decision about sizes")
+
+    async def tick(self) -> None:
+        """Decide once."""
+        scene, began = self._scene(), time.monotonic()
+        outcome = await asyncio.to_thread(self._judge.decide, scene)
+        self._metrics.decided(time.monotonic() - began)
+        self._tell(outcome)
+
+    def _scene(self) -> Scene:
+        jobs = [job for job in self._jobs if is_ours(job)]
+        return Scene(
+            jobs=jobs,
+            priorities={job.key: self._cluster.priority(job.spec.priority_class_name) for job in jobs},
+            pods=self._cluster.gpu_pods(),
+            nodes=list(self._cluster.nodes.values()),
+            limits=self._cluster.gpu_quotas(),
+            now=datetime.now(UTC),
+        )
+
+    def _tell(self, outcome: Outcome) -> None:
+        for policy, trouble in outcome.troubles.items():
+            if self._troubles.get(policy) != trouble:
+                logger.error("policy %s could not decide, another does in its stead: %s", policy, trouble)
+        self._troubles = outcome.troubles
+        self._admissions.share(outcome.standing)
+        before, self._told = self._told, dict(outcome.targets)
+        for key, target in outcome.targets.items():
+            if before.get(key) != target and self._jobs.get(key) is not None:
+                self._on_target(key, target)
