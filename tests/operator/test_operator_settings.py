@@ -113,7 +113,11 @@ async def test_health_and_metrics_are_served(unused_tcp_port_factory: "callable"
     health, metrics = unused_tcp_port_factory(), unused_tcp_port_factory()  # type: ignore[misc]
     trouble: list[str | None] = [None]
     job = make_job().model_copy(
-        update={"status": JobStatus.model_validate({"phase": "Running", "gpus": 2, "gpuSeconds": 7})}
+        update={
+            "status": JobStatus.model_validate(
+                {"phase": "Running", "gpus": 2, "gpuSeconds": 7, "reward": 1.5}
+            )
+        }
     )
     own = Metrics([job], lambda: 3)
     async with serve(
@@ -130,6 +134,7 @@ async def test_health_and_metrics_are_served(unused_tcp_port_factory: "callable"
         text = (await fetch(metrics, "/metrics"))[1]
     assert 'cra_operator_jobs{phase="Running"} 1.0' in text
     assert 'cra_operator_job_gpus{job="digits",namespace="default"} 2.0' in text
+    assert 'cra_operator_job_reward{job="digits",namespace="default"} 1.5' in text
     assert "cra_operator_queue_depth 3.0" in text
     with pytest.raises(aiohttp.ClientError):
         await asyncio.wait_for(fetch(health, "/healthz"), 5)
@@ -143,6 +148,8 @@ def test_metrics_count_what_a_status_tells() -> None:
         {
             "restarts": 2,
             "rescales": 1,
+            "lastDecision": {"from": 1, "to": 2, "reason": "Gain"},
+            "pauseSeconds": 0.3,
             "gpuSeconds": 15,
             "conditions": [
                 {"type": "Degraded", "status": "True", "reason": "OOMKilled", "message": "",
@@ -157,7 +164,8 @@ def test_metrics_count_what_a_status_tells() -> None:
         raise ValueError("boom")
     text = own.render().decode()
     assert 'cra_operator_restarts_total{reason="OOMKilled"} 1.0' in text
-    assert "cra_operator_rescales_total 1.0" in text
+    assert 'cra_operator_rescales_total{reason="Gain"} 1.0' in text
+    assert "cra_operator_pause_seconds_sum 0.3" in text
     assert "cra_operator_gpu_seconds_total 5.0" in text
     assert 'cra_operator_api_requests_total{code="201",verb="POST"} 1.0' in text
     assert "cra_operator_first_pod_seconds_count 1.0" in text

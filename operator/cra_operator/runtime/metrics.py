@@ -53,7 +53,16 @@ class Metrics:
             registry=self.registry,
         )
         self._rescales = Counter(
-            "cra_operator_rescales_total", "Changes of size carried out.", registry=self.registry
+            "cra_operator_rescales_total",
+            "Changes of size carried out, by the reason of the decision.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._pauses = Histogram(
+            "cra_operator_pause_seconds",
+            "Pauses of training when workers joined or left, as trainers report them.",
+            buckets=(*_FAST, 30.0, 60.0, 300.0),
+            registry=self.registry,
         )
         self._gpu_seconds = Counter(
             "cra_operator_gpu_seconds_total",
@@ -98,7 +107,11 @@ class Metrics:
         if (new.restarts or 0) > (old.restarts or 0):
             degraded = new.condition("Degraded")
             self._restarts.labels(degraded.reason if degraded is not None else "Unknown").inc()
-        self._rescales.inc(max(0, (new.rescales or 0) - (old.rescales or 0)))
+        decision = new.last_decision
+        rescales = max(0, (new.rescales or 0) - (old.rescales or 0))
+        self._rescales.labels(decision.reason if decision is not None else "Unknown").inc(rescales)
+        if new.pause_seconds is not None and new.pause_seconds != old.pause_seconds:
+            self._pauses.observe(new.pause_seconds)
         self._gpu_seconds.inc(max(0.0, (new.gpu_seconds or 0.0) - (old.gpu_seconds or 0.0)))
 
     def render(self) -> bytes:
@@ -121,6 +134,11 @@ class _JobCollector(Collector):
         seconds = GaugeMetricFamily(
             "cra_operator_job_gpu_seconds", "GPU-seconds of the job so far.", labels=["namespace", "job"]
         )
+        reward = GaugeMetricFamily(
+            "cra_operator_job_reward",
+            "Reward of the job's present size under its objective.",
+            labels=["namespace", "job"],
+        )
         jobs = list(self._jobs)
         tally = Tally(job.status.phase or "Pending" for job in jobs)
         for phase in get_args(Phase):
@@ -128,4 +146,6 @@ class _JobCollector(Collector):
         for job in jobs:
             gpus.add_metric(list(job.key), job.status.gpus or 0)
             seconds.add_metric(list(job.key), job.status.gpu_seconds or 0.0)
-        yield from (phases, gpus, seconds)
+            if job.status.reward is not None and job.status.phase == "Running":
+                reward.add_metric(list(job.key), job.status.reward)
+        yield from (phases, gpus, seconds, reward)
