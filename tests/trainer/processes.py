@@ -21,7 +21,9 @@ from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 # NB: torch imports its compiler when the first optimizer is made, which takes longer than torch itself.
-_context.set_forkserver_preload(["torch._dynamo", "cra_trainer.session", "cra_trainer.script"])
+_context.set_forkserver_preload(
+    ["torch._dynamo", "cra_trainer.session", "cra_trainer.script", "sklearn.datasets"]
+)
 
 
 def stop_server() -> None:

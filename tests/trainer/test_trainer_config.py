@@ -154,3 +154,18 @@ def test_what_is_no_object_at_all_is_refused(text: str, message: str) -> None:
 def test_a_workload_parameter_that_is_no_size_is_named(text: str) -> None:
     with pytest.raises(ConfigError, match=r"workload\.parameters\.width"):
         config(workload={"parameters": {"width": text}}).number("width", 32)
+
+
+def test_a_pod_template_gives_parameters_in_a_variable_of_its_own() -> None:
+    given = read_config({"CRA_CONFIG": "{}", "CRA_PARAMETERS": '{"folder": "/data", "width": "16"}'})
+    assert given.parameters == {"folder": "/data", "width": "16"}
+    assert given.number("width", 32) == 16
+    with pytest.raises(ConfigError, match=r"CRA_PARAMETERS\.width: expected a text, got 16"):
+        read_config({"CRA_PARAMETERS": '{"width": 16}'})
+
+
+def test_layers_and_tasks_are_read_where_the_spec_has_them() -> None:
+    spec = {"allocator": {"layers": {"computeBudget": 0.5}, "tasks": {"strategy": "adaptive"}}}
+    given = read_config({"CRA_CONFIG": json.dumps(spec)})
+    assert (given.compute_budget, given.task_strategy) == (0.5, "adaptive")
+    assert (read_config({}).compute_budget, read_config({}).task_strategy) == (1, "uniform")

@@ -20,6 +20,7 @@ Mode = Literal["max", "min"]
 T = TypeVar("T", int, float, str, dict[str, Any], list[Any])
 
 RANK_STRATEGIES = ("attention", "uniform", "random", "fixed", "parameters", "data")
+TASK_STRATEGIES = ("uniform", "adaptive")
 LEARNING_RATE_RULES = ("fixed", "linear", "sqrt", "adascale")
 OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad", "adafactor")
 
@@ -123,11 +124,21 @@ class Checkpointing:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The job's spec as far as the trainer acts on it."""
+    """The job's spec as far as the trainer acts on it.
+
+    Attributes:
+        parameters: ``spec.workload.parameters``, or in your own pod template the JSON object of the variable
+            ``CRA_PARAMETERS``.
+        compute_budget: ``spec.allocator.layers.computeBudget``: part of all backward passes that may be
+            spent; 1 trains every layer.
+        task_strategy: ``spec.allocator.tasks.strategy``, of models with several tasks.
+    """
 
     parameters: Mapping[str, str] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     ranks: RankAllocator = field(default_factory=RankAllocator)
+    compute_budget: float = 1.0
+    task_strategy: str = "uniform"
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
 
     def number(self, name: str, default: int) -> int:
@@ -195,22 +206,28 @@ def read_config(environ: Mapping[str, str] | None = None) -> Config:
         ConfigError: The JSON cannot be read, or a field has the wrong type or is out of range.
     """
     environ = os.environ if environ is None else environ
-    text = environ.get("CRA_CONFIG", "{}")
+    root = _object(environ, "CRA_CONFIG")
+    given = _object(environ, "CRA_PARAMETERS").texts()
+    return _config(root, given or root.group("workload").group("parameters").texts())
+
+
+def _object(environ: Mapping[str, str], name: str) -> _Fields:
     try:
-        value = json.loads(text)
+        value = json.loads(environ.get(name) or "{}")
     except ValueError as error:
-        raise ConfigError(f"CRA_CONFIG: not JSON ({error})") from None
+        raise ConfigError(f"{name}: not JSON ({error})") from None
     if not isinstance(value, dict):
-        raise ConfigError("CRA_CONFIG: expected an object")
-    return _config(_Fields("CRA_CONFIG", value))
+        raise ConfigError(f"{name}: expected an object")
+    return _Fields(name, value)
 
 
-def _config(root: _Fields) -> Config:
-    training, ranks, checkpoint = (
+def _config(root: _Fields, parameters: Mapping[str, str]) -> Config:
+    training, allocator, checkpoint = (
         root.group("training"),
-        root.group("allocator").group("ranks"),
+        root.group("allocator"),
         root.group("checkpoint"),
     )
+    ranks = allocator.group("ranks")
     optimizer = training.group("optimizer")
     target, stopping = training.group("targetMetric"), training.group("earlyStopping")
     strategy = ranks.choice("strategy", RANK_STRATEGIES, "attention")
@@ -226,7 +243,7 @@ def _config(root: _Fields) -> Config:
             f"got {smallest}, {batch}, {largest}"
         )
     return Config(
-        parameters=root.group("workload").strings("parameters"),
+        parameters=parameters,
         training=Training(
             epochs=training.get("epochs", 10, low=1),
             batch_size=batch,
@@ -259,6 +276,8 @@ def _config(root: _Fields) -> Config:
             weights=weights,
             seed=ranks.get("seed", 0),
         ),
+        compute_budget=allocator.group("layers").get("computeBudget", 1.0, low=0.0),
+        task_strategy=allocator.group("tasks").choice("strategy", TASK_STRATEGIES, "uniform"),
         checkpoint=Checkpointing(
             interval_seconds=checkpoint.get("intervalSeconds", 60.0, low=0.001),
             keep=checkpoint.get("keep", 3, low=1),
@@ -303,6 +322,5 @@ class _Fields:
         item = _Fields(f"{self.path}.{name}", {str(i): value for i, value in enumerate(values)})
         return [item.get(str(i), 0.0, low=0.0) for i in range(len(values))]
 
-    def strings(self, name: str) -> dict[str, str]:
-        item = self.group(name)
-        return {key: item.get(key, "") for key in item.values}
+    def texts(self) -> dict[str, str]:
+        return {key: self.get(key, "") for key in self.values}

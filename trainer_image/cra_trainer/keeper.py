@@ -6,6 +6,8 @@ import logging
 import time
 from typing import Any
 
+from torch import nn
+
 from cra_trainer import config, state
 from cra_trainer.checkpoint import Checkpoints, parse
 from cra_trainer.process import Process
@@ -45,6 +47,24 @@ class Keeper:
             return state.Position()
         log.info("going on from the checkpoint of step %d", loaded.saved.step)
         return state.restore(parse(loaded.payload), parts)
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Put the newest good checkpoint's weights into the model, and keep nothing there from now on.
+
+        Raises:
+            ValueError: There is none, or it is of another model.
+        """
+        if self._checkpoints is None:
+            return
+        loaded, self._checkpoints = self._checkpoints.load(), None
+        if loaded.saved is None or loaded.payload is None:
+            rejected = f" ({'; '.join(loaded.rejected)})" if loaded.rejected else ""
+            raise ValueError(f"there is no checkpoint to infer from{rejected}; name a trained job's place")
+        log.info("inferring from the checkpoint of step %d", loaded.saved.step)
+        try:
+            model.load_state_dict(parse(loaded.payload)["model"])
+        except RuntimeError as error:
+            raise ValueError(f"the checkpoint is of another model: {error}") from error
 
     @property
     def due(self) -> bool:

@@ -55,6 +55,7 @@ from torch.utils.data import default_collate
 
 from cra_trainer import data, process, progress, state, stream, termination
 from cra_trainer.account import Account
+from cra_trainer.allocation.layers import LayerCut
 from cra_trainer.allocation.ranks import RankPlanner
 from cra_trainer.allocation.shares import Floats, Ints
 from cra_trainer.allocation.strategies import make_strategy
@@ -126,7 +127,7 @@ class Session:
         self._batch: _Batch | None = None
         self._undo: state.Undo | None = None
         self._reported = 0
-        self._stop = self._change = self._leave = False
+        self._stop = self._change = self._leave = self._cut = False
 
     @property
     def rank(self) -> int:
@@ -144,7 +145,7 @@ class Session:
         return self._membership.device
 
     def prepare(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, **extras: state.Stateful
+        self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, **extras: state.Stateful
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Move the model to the device, join the group, and take up the state of the training.
 
@@ -152,25 +153,38 @@ class Session:
 
         Args:
             model: The model; the one returned wraps it, and is the one to call.
-            optimizer: Its optimizer.
+            optimizer: Its optimizer. Without one this is inference: the model takes its weights from the
+                newest good checkpoint, whichever script made it, and none is written.
             extras: Whatever else has a state to go on from, by name: a scheduler, an averaged model.
 
         Raises:
             SessionError: Called twice.
             StateError: An extra's state holds more than tensors and plain values.
-            ValueError: The checkpoint is of another script.
+            ValueError: The checkpoint is of another script, or there is none to infer from.
         """
         if self._prepared is not None:
             raise SessionError(
                 "session.prepare(): was called before; prepare model, optimizer and all else at once"
             )
         model.to(self.device)
+        inferring = optimizer is None
+        if optimizer is None:
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         self._batching.by_root = divides_by_root(optimizer)
+        budget = self.config.compute_budget
         parts = state.Parts(
-            model=model, optimizer=optimizer, extras=extras, planner=self._planner, batching=self._batching
+            model=model,
+            optimizer=optimizer,
+            extras=extras,
+            planner=self._planner,
+            batching=self._batching,
+            layers=LayerCut(model, budget) if budget < 1 and not inferring else None,
         )
         state.check(parts)
-        self._position = self._keeper.restore(parts)
+        if inferring:
+            self._keeper.load_weights(model)
+        else:
+            self._position = self._keeper.restore(parts)
         signals = Signals(
             reducing=lambda: self._membership.computing(False),
             leaving=lambda: self._process.stopping,
@@ -313,6 +327,9 @@ class Session:
         if reducer.failed:
             self._batch, self._undo = None, state.Undo.of(parts)
             return
+        if parts.layers is not None:
+            done = self._account.progress(self._position).ratio
+            self._cut = parts.layers.follow(parts.optimizer, done) or self._cut
         factor = self._batching.factor(batch.total)
         with scaled(parts.optimizer, factor):
             parts.optimizer.step()
@@ -469,6 +486,11 @@ class Session:
             self._regroup()
         elif self._keeper.due:
             self._keeper.save(parts, self._position)
+        if self._cut and self._group is not None:
+            # Other blocks train from now on, and what is frozen leaves the reduction.
+            self._cut = False
+            reducer.attach(self._group)
+            reducer.rest()
 
     def _publish(self) -> None:
         # NB: on a scrape's thread: it reads what training replaces as a whole, not what it changes in place.

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cra_trainer.allocation.layers import LayerCut
 from cra_trainer.allocation.ranks import RankPlanner
 from cra_trainer.batching import Batching
 from cra_trainer.checkpoint import State, snapshot
@@ -68,6 +69,7 @@ class Parts:
     extras: Mapping[str, Stateful]
     planner: RankPlanner
     batching: Batching
+    layers: LayerCut | None = None
 
 
 def live(parts: Parts, position: Position) -> State:
@@ -78,6 +80,7 @@ def live(parts: Parts, position: Position) -> State:
         "extras": {name: extra.state_dict() for name, extra in parts.extras.items()},
         "batching": parts.batching.state_dict(),
         "planner": parts.planner.state_dict(),
+        "layers": parts.layers.state_dict() if parts.layers else {},
         "position": asdict(position),
     }
 
@@ -118,6 +121,8 @@ def restore(state: State, parts: Parts) -> Position:
         parts.batching.load_state_dict(state["batching"])
         parts.planner.rebatch(parts.batching.size)
         parts.planner.load_state_dict(state["planner"])
+        if parts.layers and state["layers"]:
+            parts.layers.load_state_dict(state["layers"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"the checkpoint does not fit this script: {error}") from error
     saved = state["position"]

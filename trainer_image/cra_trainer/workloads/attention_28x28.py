@@ -5,9 +5,9 @@
 Two convolutions find features; a gate A(x) = sigmoid(x W + b) says how much each of them counts before
 they are read. The images are scikit-learn's digits, enlarged from 8x8.
 
-Parameters (``spec.workload.parameters``): ``gate``, what the gate sees (global, the default, local, multi-head or adaptive; see
-`cra_trainer.allocation.gates`); ``width``, channels of the first layer (a multiple of 8, default 16);
-``folder``, images of your own in one subfolder for each class.
+Parameters (``spec.workload.parameters``): ``gate``, what the gate sees (global, the default, local,
+multi-head or adaptive; see `cra_trainer.allocation.gates`); ``width``, channels of the first layer (a
+multiple of 8, default 16); ``folder``, images of your own in one subfolder for each class.
 """
 
 from __future__ import annotations
