@@ -124,8 +124,17 @@ class NodeScorer(nn.Module):
 
     def forward(self, nodes: Tensor, demand: Tensor) -> Tensor:
         """Scores [n] of nodes [n, features] for a demand [demand]; their mean is 0 before the bound."""
-        mixed = nodes + self.among(nodes, nodes)[0]
-        split = self.among.split
-        logits = similarities(split(self.query(demand[None])), split(self.key(mixed)), self.similarity)[:, 0]
-        scores = (self.gain[:, None] * logits).mean(dim=0)
+        scores = (self.gain[:, None] * self._logits(nodes, demand)[0]).mean(dim=0)
         return self.bound * torch.tanh((scores - scores.mean()) / self.bound)
+
+    def matrices(self, nodes: Tensor, demand: Tensor) -> tuple[Tensor, Tensor]:
+        """How much each node looks at each [heads, n, n], and the demand at each node [heads, n]."""
+        logits, among = self._logits(nodes, demand)
+        return among, logits.softmax(dim=-1)
+
+    def _logits(self, nodes: Tensor, demand: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the demand towards the nodes [heads, n], and the matrix of the nodes [heads, n, n]."""
+        mixed, among = self.among(nodes, nodes)
+        split = self.among.split
+        keys = split(self.key(nodes + mixed))
+        return similarities(split(self.query(demand[None])), keys, self.similarity)[:, 0], among

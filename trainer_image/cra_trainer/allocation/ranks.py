@@ -9,7 +9,10 @@ adopted plan (the rows of a smaller last batch) is computed from its whole units
 everywhere.
 
 A plan is changed only when the step would get faster by more than `GAIN`: shares that follow every tremble
-cost locality and gain nothing.
+cost locality and gain nothing. Plans are looked at soon after a start, a resize or a change of a rank's
+speed, and less and less often while nothing happens. Steps of a few milliseconds are measured several at a
+time, so that what measuring, looking and learning cost stays below a per cent of them too; how many, all
+ranks tell from the same times.
 """
 
 from __future__ import annotations
@@ -19,16 +22,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cra_trainer.allocation.capability import CapabilityTracker
 from cra_trainer.allocation.shares import Floats, Ints, apportion
-from cra_trainer.allocation.strategies import Allocation, Nodes, Strategy
+from cra_trainer.allocation.stragglers import StragglerWatch
+from cra_trainer.allocation.strategies import Allocation, InTurn, Nodes, Strategy
 
 # The first steps of a process measure its warm-up: allocations, autotuning, the reducer's own rebuild.
 WARM_UP = 2
 # Whole numbers up to this are exact in every floating type that gradients come in, bfloat16 included.
 DIGESTS = 256
-GAIN = 0.02
+GAIN = 0.01
+# Seconds of steps that make a measurement, for one costs 0.06 ms.
+POOL = 0.03
+# Measurements before the first look at a plan, and between two looks later; one costs 0.3 ms.
+SOON, SELDOM = 3, 12
+# Seconds of steps between two times of learning, for one costs 2 ms, and how many of them are learned from.
+LEARN, LEARNED = 2.0, 64
+# A rank whose rows change by this part is measured anew.
+MOVED = 0.1
+# Of the memory that a rank has left, so much may be filled in one go.
+FILL = 0.8
 
 
 class RankPlanner:
@@ -49,10 +64,13 @@ class RankPlanner:
         self._strategy = strategy
         self._world_size = world_size
         self._tracker = CapabilityTracker(world_size)
+        self._stragglers = StragglerWatch(world_size)
         self._slack: Floats = np.zeros(world_size)
-        self._steps = 0
-        self._interval = max(10, world_size // 16)
-        self._unit_seconds: list[Floats] = []
+        # The most rows that each rank has held, and the part of its memory that this left.
+        self._held: Ints = np.zeros(world_size, dtype=np.int64)
+        self._room: Floats = np.ones(world_size)
+        self._restart()
+        self._full = self._apportion(np.ones(world_size))
         self.allocation = strategy.allocate(self._observe_nodes())
         self._full = self._apportion(self.allocation.shares)
         self._pending: tuple[Ints, Allocation] | None = None
@@ -67,10 +85,17 @@ class RankPlanner:
         """What this rank tells the others of its pending plan: 0 for none, else 1 to `DIGESTS`."""
         return 0 if self._pending is None else zlib.crc32(self._pending[0].tobytes()) % DIGESTS + 1
 
-    def rows(self, total: int) -> Ints:
-        """Rows of each rank in a global batch of `total` rows; a smaller last batch keeps the plan's
-        proportions.
+    @property
+    def stragglers(self) -> NDArray[np.bool_]:
+        """Which ranks are slow for good."""
+        return self._stragglers.stragglers
+
+    def rows(self, total: int, *, after: int = 0) -> Ints:
+        """Rows of each rank in a global batch of `total` rows, before which `after` were trained; a smaller
+        last batch keeps the plan's proportions.
         """
+        if isinstance(self._strategy, InTurn):
+            return self._strategy.turns(self._world_size).deal(total, after=after)
         if total == self.batch_size:
             return self._full
         return apportion(self._full, total, lo=0 if total < self._world_size else 1)
@@ -81,12 +106,22 @@ class RankPlanner:
         """
         self._world_size = len(kept)
         self._tracker = self._tracker.resized(kept)
+        self._stragglers = self._stragglers.resized(kept)
         self._slack = np.zeros(len(kept))
-        self._steps, self._pending = 0, None
-        self._unit_seconds.clear()
-        self._interval = max(10, self._world_size // 16)
+        ranks = np.asarray(kept)
+        self._held = np.where(ranks >= 0, self._held[ranks], 0)
+        self._room = np.where(ranks >= 0, self._room[ranks], 1.0)
+        self._pending = None
+        self._restart()
+        self._full = self._apportion(np.ones(len(kept)))
         self.allocation = self._strategy.allocate(self._observe_nodes())
         self._full = self._apportion(self.allocation.shares)
+
+    def _restart(self) -> None:
+        """Nothing is known of how this group does."""
+        self._steps = self._since = 0
+        self._patience, self._unlearned = SOON, 0.0
+        self._forget_steps()
 
     def rebatch(self, batch_size: int) -> None:
         """Plan for another global batch; every rank does so after the same step."""
@@ -95,7 +130,9 @@ class RankPlanner:
         self.batch_size, self._pending = batch_size, None
         # In proportion to the whole rows of before: in these the ranks agree, in shares nearly.
         self._full = self._apportion(self._full)
-        self._unit_seconds.clear()
+        self._tracker.doubt(slice(None))
+        self._forget_steps()
+        self._since, self._patience = 0, SOON
 
     @property
     def full(self) -> Ints:
@@ -111,62 +148,111 @@ class RankPlanner:
         lo = 1 if self.batch_size >= self._world_size else 0
         return apportion(shares, self.batch_size, lo=lo)
 
-    def observe(self, rows: Ints, seconds: Floats, digests: Floats) -> None:
+    def observe(self, rows: Ints, seconds: Floats, digests: Floats, room: Floats | None = None) -> None:
         """Take in one step's numbers of all ranks, the same on every rank, and plan when it is time.
 
         Args:
             rows: Rows that each rank trained.
             seconds: Seconds that each rank computed.
             digests: `digest` of each rank when the step was reduced.
+            room: Part of its memory that each rank has had left at its fullest; None where nobody measured.
         """
         self._agree(digests)
         self._steps += 1
+        self._held = np.maximum(self._held, rows)
+        if room is not None:
+            self._room = room
         # A smaller last batch measures mostly the fixed cost of a step.
-        if self._steps <= WARM_UP or rows.sum() != self.batch_size or not rows.all():
+        if self._steps <= WARM_UP or not rows.all() or rows.sum() != self.batch_size:
             return
-        self._tracker.update(rows, seconds)
-        self._slack += 0.2 * (1 - seconds / max(seconds.max(), 1e-9) - self._slack)
-        self._unit_seconds.append(seconds / rows)
-        if len(self._unit_seconds) >= self._interval and self._pending is None:
-            self._propose()
+        self._recent.append(seconds / rows)
+        self._pool += seconds
+        self._pool_rows += rows
+        longest = float(seconds.max())
+        self._pool_seconds += longest
+        self._unlearned += longest
+        if self._pool_seconds >= POOL:
+            self._measure()
+
+    def _measure(self) -> None:
+        """Take in the steps since the last measurement."""
+        if self._tracker.update(self._pool_rows, self._pool):
+            self._patience = SOON
+        self._stragglers.observe(self._tracker.log_speed, self._pool_seconds)
+        self._slack += 0.2 * (1 - self._pool / self._pool_seconds - self._slack)
+        self._empty_pool()
+        del self._recent[:-LEARNED]
+        self._since += 1
+        known = self._world_size > 1 and self._tracker.known and self._pending is None
+        if known and self._since >= self._patience:
+            self._look()
+
+    def _empty_pool(self) -> None:
+        self._pool: Floats = np.zeros(self._world_size)
+        self._pool_rows: Ints = np.zeros(self._world_size, dtype=np.int64)
+        self._pool_seconds = 0.0
+
+    def _forget_steps(self) -> None:
+        """The steps so far are of another plan."""
+        self._recent: list[Floats] = []
+        self._empty_pool()
 
     def _agree(self, digests: Floats) -> None:
         """Adopt the pending plan when all ranks have the same one; forget it when they differ."""
         if not digests.any():
             return
         if self._pending is not None and (digests == self.digest).all():
+            before = self._full
             self._full, self.allocation = self._pending
+            self._tracker.doubt(np.abs(self._full - before) > MOVED * before)
+            self._forget_steps()
         self._pending = None
 
-    def _propose(self) -> None:
-        if self._world_size == 1 or not self._tracker.known:
-            self._unit_seconds.clear()
-            return
+    def _look(self) -> None:
+        """Propose another plan if one is better."""
+        self._since, self._patience = 0, min(2 * self._patience, SELDOM)
         nodes = self._observe_nodes()
-        self._strategy.learn(nodes, np.stack(self._unit_seconds))
-        self._unit_seconds.clear()
+        if self._unlearned >= LEARN:
+            self._strategy.learn(nodes, np.stack(self._recent))
+            self._recent.clear()
+            self._unlearned = 0.0
         allocation = self._strategy.allocate(nodes)
         full = self._apportion(allocation.shares)
-        if (self._full / allocation.shares).max() > (1 + GAIN) * (full / allocation.shares).max():
+        gain = (self._full / allocation.shares).max() / (full / allocation.shares).max() - 1
+        if gain > GAIN or (self._full > np.maximum(full, nodes.most * self.batch_size)).any():
             self._pending = full, allocation
 
     def _observe_nodes(self) -> Nodes:
         n = self._world_size
-        measured = self._tracker.samples_per_second
-        known = measured > 0
-        log_speed = np.log(np.where(known, measured, 1.0))
+        known = self._tracker.measured
+        log_speed = np.where(known, self._tracker.log_speed, 0.0)
         # Nothing is known against a rank that has not been measured.
         log_speed = np.where(known, log_speed, log_speed[known].mean() if known.any() else 0.0)
-        capability = np.exp(log_speed)
         variation = self._tracker.variation
+        share = self._full / self.batch_size
+        features = (log_speed - log_speed.mean(), variation, self._room, self._slack, np.log(share * n))
         return Nodes(
-            capability=capability,
-            features=np.stack((log_speed - log_speed.mean(), variation, self._slack), axis=1),
+            capability=np.exp(log_speed),
+            features=np.stack(features, axis=1),
             demand=np.array([1.0, np.log(self.batch_size / n) / 10, variation.mean()]),
             # Replicas: each rank holds the whole model and reaches all of the data.
             parameters=np.ones(n),
             data=np.ones(n),
+            most=self._most,
         )
+
+    @property
+    def _most(self) -> Floats:
+        """The largest share that each rank has memory for, 1 where that is not known.
+
+        What was used at the fullest is taken for the rows' alone, which errs on the safe side: a part of the
+        room holds at least so many more rows as it is part of what is used. The bound moves up with the rows
+        and ends where the memory does.
+        """
+        used = np.maximum(1 - self._room, 1e-9)
+        rows = np.floor(self._held * (1 + FILL * self._room / used))
+        limited = (self._room < 1) & (self._held > 0)
+        return np.where(limited, np.minimum(np.maximum(rows, 1) / self.batch_size, 1.0), 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """What has been learned and measured, as tensors and plain values."""
