@@ -8,7 +8,7 @@ import pytest
 from cra_operator.api import Job, JobStatus
 from cra_operator.controller.facts import Facts
 from cra_operator.controller.sharing import Accounts, Queue, Quota, Rules, accounts, line_up
-from tests.operator.deciding_world import NOW, a_job, waiting
+from tests.controller.deciding_world import NOW, a_job, waiting
 from tests.operator.operator_world import make_job
 
 HOUR = 3600.0

@@ -6,7 +6,7 @@ import pytest
 
 from cra_operator.controller.facts import Facts
 from cra_operator.controller.guard import Prospect, Ruling, may_grow, may_shrink
-from tests.operator.deciding_world import a_job
+from tests.controller.deciding_world import a_job
 
 HOUR = 3600.0
 

@@ -9,7 +9,7 @@ from cra_operator.controller.policies import POLICIES, make
 from cra_operator.controller.policy import ClusterObservation, Decision
 from cra_operator.controller.proposing import PolicyError, check
 from cra_operator.runtime.counsel import Counsel
-from tests.operator.deciding_world import a_job, observe, waiting
+from tests.controller.deciding_world import a_job, observe, waiting
 
 SEEN = observe([a_job("a", 2)], 8)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cra_operator.controller.facts import Facts
 from cra_operator.controller.policy import ClusterObservation, Decision
 from cra_operator.controller.sharing import Accounts, Queue, Quota, Rules
-from tests.operator.deciding_world import (
+from tests.controller.deciding_world import (
     NOW,
     a_job,
     after,
