@@ -36,10 +36,14 @@ def install(target: Target, *settings: str) -> None:
         settings: further Helm values as `key=value`.
     """
     # Sizes stay put unless a job asks for a policy: most scenarios watch something else.
-    values = [
-        f"prometheus.url={PROMETHEUS_URL}", "observe.intervalSeconds=2", "controller.policy=static", *settings
-    ]  # fmt: skip
-    options = [part for value in values for part in ("--set", value)]
+    values = {
+        "prometheus.url": PROMETHEUS_URL,
+        "observe.intervalSeconds": "2",
+        "controller.policy": "static",
+        "controller.warmUpSeconds": "2",
+    }
+    given = [*(f"{name}={value}" for name, value in values.items()), *settings]
+    options = [part for value in given for part in ("--set", value)]
     target.helm(
         "upgrade", "--install", "cra-operator", str(CHART), "--namespace", NAMESPACE, "--create-namespace",
         "--wait", "--timeout", "120s", *options,

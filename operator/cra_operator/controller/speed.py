@@ -17,8 +17,8 @@ step of a single local batch size for fixed cost, a tenth is taken here: there t
 here it may stay, and scaling that looks bad would never be explored.
 
 Types of GPU are fitted one by one. A type that was measured at one size only takes the shape of the type that
-is known best, scaled to run through its own point; a type never seen takes it as it is (Sia, SOSP'23,
-section 4.3). What was measured is always predicted as measured; the model fills the gaps.
+is known best, scaled to run through its own point, and a type never seen takes it as it is: the bootstrapping
+of Sia (SOSP'23). What was measured is always predicted as measured; the model fills the gaps.
 """
 
 from __future__ import annotations
