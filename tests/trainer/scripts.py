@@ -19,7 +19,6 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-import cra_trainer.parallel
 import cra_trainer.session
 from cra_trainer import data
 
@@ -63,12 +62,6 @@ def gradients(record: Record, size: int, per_row: bool, dtype: torch.dtype = tor
     session.finish()
 
 
-def gradients_beside(record: Record, size: int) -> None:
-    """The same, with every bucket taken for too large to be copied."""
-    cra_trainer.parallel._COPIED = 0
-    gradients(record, size, per_row=False)
-
-
 def flat_gradient(model: nn.Module) -> torch.Tensor:
     return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
 
@@ -98,6 +91,48 @@ def collectives(record: Record) -> None:
 
 def profile() -> torch.profiler.profile:
     return torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+
+
+def beside_the_model(record: Record) -> None:
+    """Go backward from losses that do not belong to the prepared model, or to a part of it only."""
+    session = cra_trainer.init()
+    x, y, _numbers = make_dataset(16).tensors
+    inner = nn.ModuleDict({"used": make_model(), "head": nn.Linear(3, 3)})
+    inner.forward = lambda x: inner["used"](x)
+    model, _ = session.prepare(inner, torch.optim.SGD(inner.parameters(), lr=0.1))
+    for called in (inner, model):
+        next(iter(session.batches(make_dataset(16))))
+        try:
+            session.backward(functional.cross_entropy(called(x), y))
+        except RuntimeError as error:
+            record["inner" if called is inner else "model"] = str(error)
+        session._batch = None
+
+
+class Slow(torch.autograd.Function):
+    """Nothing, but for a backward pass of a twentieth of a second."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.05)
+        return gradient
+
+
+def slow_at_the_end(record: Record) -> None:
+    """Take steps whose backward pass is slow behind the first layer, and record their compute times."""
+    session = cra_trainer.init()
+    inner = make_model()
+    model, _ = session.prepare(inner, torch.optim.SGD(inner.parameters(), lr=0.1))
+    inner[0].register_forward_hook(lambda _module, _inputs, output: Slow.apply(output))
+    record["seconds"] = []
+    for x, y, _numbers in session.batches(make_dataset(64)):
+        session.backward(functional.cross_entropy(model(x), y))
+        session.step()
+        record["seconds"].append(session._process.readings.compute_seconds)
 
 
 def stream(record: Record, size: int, stop_at: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -99,16 +100,16 @@ def test_the_probe_of_several_ranks_measures_what_the_estimate_asks_for() -> Non
     model, dataset = make_model(), make_dataset(20)
     x, y, _ = dataset.tensors
     rows = np.array([12, 0, 8])
-    probes = [Probe(model.parameters(), rank=rank, world_size=3) for rank in range(3)]
+    replicas = [copy.deepcopy(model) for _ in rows]
+    probes = [Probe(one.parameters(), rank=rank, world_size=3) for rank, one in enumerate(replicas)]
     parts = [slice(0, 12), slice(12, 12), slice(12, 20)]
-    for probe, part in zip(probes, parts, strict=True):
-        probe.begin(rows, measure=True)
-        # As the session scales it: this rank's part of the global mean.
-        own = gradient(model, losses(model, x[part], y[part]).sum() / 20)
-        for bucket in torch.split(own, 50):
-            probe.add(bucket)
     whole = gradient(model, losses(model, x, y).mean())
-    for probe in probes:
+    for probe, replica, part in zip(probes, replicas, parts, strict=True):
+        probe.begin(rows, measure=True)
+        # As the session weighs it: three times this rank's part of the global mean, for DDP's mean of three.
+        gradient(replica, losses(replica, x[part], y[part]).sum() * (3 / 20))
+        for mine, reduced in zip(replica.parameters(), model.parameters(), strict=True):
+            mine.grad = reduced.grad
         probe.reduced()
         assert probe.of == (2, 20)
     local = 0.6 * gradient(model, losses(model, x[:12], y[:12]).mean()).square().sum()

@@ -57,14 +57,6 @@ def test_unequal_shares_give_the_gradient_of_one_process(
     assert trained["ratio"] == 1.0
 
 
-def test_the_table_may_travel_beside_a_large_bucket(tmp_path: Path) -> None:
-    config = job(batch=20, strategy="fixed", weights=[3.0, 1.0])
-    ranks = run_ranks(scripts.gradients_beside, 60, world_size=2, directory=tmp_path, config=config)
-    assert [rank.code for rank in ranks] == [0, 0]
-    assert max(error for rank in ranks for error in rank.record["errors"]) <= 1e-5
-    assert [len(rows) for rows in ranks[0].record["rows"]] == [15] * 6
-
-
 def test_gradients_in_half_precision_carry_the_table_too(tmp_path: Path) -> None:
     config = job(batch=20, strategy="fixed", weights=[1, 2])
     ranks = run_ranks(
@@ -80,6 +72,19 @@ def test_the_session_does_no_collective_that_ddp_alone_would_not_do(tmp_path: Pa
     for rank in ranks:
         assert rank.record["session"] == rank.record["ddp"]
         assert rank.record["session"].count("gloo:all_reduce") == 64 // 16
+
+
+def test_a_loss_that_is_not_of_the_prepared_model_says_so(tmp_path: Path) -> None:
+    (rank,) = run_ranks(scripts.beside_the_model, world_size=1, directory=tmp_path, config=job())
+    assert rank.code == 0
+    assert "session.prepare" in rank.record["inner"]
+    assert "head.weight" in rank.record["model"]
+
+
+def test_the_compute_time_of_a_step_reaches_to_its_last_gradient(tmp_path: Path) -> None:
+    (rank,) = run_ranks(scripts.slow_at_the_end, world_size=1, directory=tmp_path, config=job())
+    assert len(rank.record["seconds"]) == 4
+    assert min(rank.record["seconds"]) >= 0.05
 
 
 def trained(ranks: list[Any]) -> Counter[tuple[int, int]]:

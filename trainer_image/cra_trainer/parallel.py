@@ -1,18 +1,21 @@
 """The gradient reduction of a step, and the few numbers that ride on it.
 
-DDP reduces gradients bucket by bucket while the backward pass goes on. Two things are different here.
-Gradients are summed, not averaged: each rank has scaled its loss by its part of the global batch, so the sum
-is the exact mean over samples however unequal the parts are. And the last bucket is longer than its
-gradients: each rank has a row of a small table there in which only it writes, so the sum hands every rank the
-whole table, without a collective of its own. The last bucket is ready when the local backward pass is all but
-done, so the table can carry the compute time of this very step. (`_COPIED` says where that is not worth it.)
+DDP reduces gradients bucket by bucket while the backward pass goes on, and takes their mean over the ranks. A
+rank that has b_i of the B rows weighs its loss with n·b_i/B, n being the number of ranks, so that mean is the
+exact one over samples, however unequal the parts are.
+
+What the ranks have to tell each other rides along: DDP is given one parameter more than the model has, whose
+gradient is a small table. Each rank writes into its own row only, so the reduction hands every rank the whole
+table, without a collective and without a copy of its own. (Next to a model without a parameter in float32 it
+is a bucket by itself.) Autograd computes first what the forward pass did last, and the table is put before
+all else: so its gradient comes last of all, and can carry the compute time of this very step.
 
 On a GPU nothing here waits for the device: times are differences of events, and the table is read one step
 later, when it has long been copied to the host. Every rank does so alike, so decisions that follow from the
 table still fall in the same step everywhere.
 """
 
-# NB: no postponed annotations here: DDP compares those of its hook with the types themselves.
+from __future__ import annotations
 
 import time
 from collections import deque
@@ -25,8 +28,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
-from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from cra_trainer.allocation.shares import Floats, Ints
@@ -34,17 +35,12 @@ from cra_trainer.elastic.group import Group
 from cra_trainer.noise import Gradients
 from cra_trainer.probe import Probe
 
-_COPIED = 2**18
-"""On a CPU so many gradients, and no more, are copied to have the table in one piece with them. To copy a
-bucket of 20 MB took 6 % of a step's CPU time: beside such a one the table travels in a collective of its own.
-"""
-
 
 class Column(IntEnum):
     """What each rank tells all others in every step."""
 
     SECONDS = 0  # of computing this step, up to the last gradient
-    LOSS = 1  # its part of the global mean loss
+    LOSS = 1  # what the mean over the ranks is the global mean loss of
     LEAVING = 2  # 1 when it was asked to leave
     CHANGE = 3  # 1 when newcomers wait to be taken in
     DIGEST = 4  # of its pending plan
@@ -134,9 +130,10 @@ class _Step:
     measured_rows: Ints
     watch: Stopwatch
     before: _Last
+    root: Tensor
     loss: Tensor | None = None
     table: Tensor | None = None
-    told: dist.Work | None = None
+    forwarded: bool = False
 
 
 class Replica(nn.Module):
@@ -155,16 +152,30 @@ class Replica(nn.Module):
         return self._run(*inputs, **kwargs)
 
 
-class _Room:
-    """Memory for the last bucket with the table behind it, and its parts; for a large one the table alone."""
+class _WithTable(nn.Module):
+    """What DDP wraps: the model, and before it the table, so that DDP takes it for the last from its first
+    step on.
+    """
 
-    def __init__(self, bucket: Tensor, group: Group) -> None:
-        self.kind = bucket.shape, bucket.dtype
-        self.large = bucket.device.type == "cpu" and bucket.numel() > _COPIED
-        n, ranks, width = 0 if self.large else bucket.numel(), group.world_size, len(Column)
-        self.whole = torch.zeros(n + ranks * width, dtype=bucket.dtype, device=bucket.device)
-        self.gradients, self.table = self.whole[:n], self.whole[n:].view(ranks, width)
-        self.mine = self.table[group.rank]
+    def __init__(self, model: nn.Module, table: nn.Parameter) -> None:
+        super().__init__()
+        self.table, self.model = table, model
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        return self.model(*inputs, **kwargs)
+
+
+class _Root(torch.autograd.Function):
+    """A zero to start a backward pass from; the table's gradient is what `tell` returns then."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, tell: Callable[[], Tensor]) -> Tensor:
+        ctx.tell = tell
+        return table.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
+        return ctx.tell(), None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +215,7 @@ class Reducer:
         self._group: Group | None = None
         self._ddp: DistributedDataParallel | None = None
         self._cuda = device.type == "cuda"
-        self._room: _Room | None = None
+        self._table: nn.Parameter | None = None
         self._step: _Step | None = None
         # On the GPU the table of a step is read when the next one is done.
         self._unread: deque[_Step] = deque()
@@ -221,13 +232,14 @@ class Reducer:
         self._group = group
         self._last_rows = np.zeros(group.world_size, dtype=np.int64)
         ids = [group.device.index] if self._cuda else None
-        self._ddp = DistributedDataParallel(self._model, device_ids=ids, init_sync=False)
-        self._ddp.register_comm_hook(self, _reduce_bucket)
+        self._table = nn.Parameter(torch.zeros(group.world_size, len(Column), device=group.device))
+        wrapped = _WithTable(self._model, self._table)
+        self._ddp = DistributedDataParallel(wrapped, device_ids=ids, init_sync=False)
         self._probe = Probe(self._model.parameters(), rank=group.rank, world_size=group.world_size)
 
     def detach(self) -> None:
         """Let go of the group, before its connections are taken down."""
-        self._ddp = self._room = self._step = self._probe = None
+        self._ddp = self._table = self._step = self._probe = None
         self._unread.clear()
         self._last = _Last()
         self.rest()
@@ -245,14 +257,22 @@ class Reducer:
             measure: Whether its gradients are to be measured; the same on every rank.
         """
         assert self._probe is not None
+        assert self._table is not None
         self._probe.begin(rows, measure=measure)
-        measured = self._last_rows if self._cuda else rows
-        self._step = _Step(rows=rows, measured_rows=measured, watch=Stopwatch(self._cuda), before=self._last)
+        self._table.grad = None
+        self._step = _Step(
+            rows=rows,
+            measured_rows=self._last_rows if self._cuda else rows,
+            watch=Stopwatch(self._cuda),
+            before=self._last,
+            root=_Root.apply(self._table, self._tell),
+        )
         self._step.watch.mark()
 
     def _forward(self, *inputs: Any, **kwargs: Any) -> Any:
         if self._step is None or self.failed or not torch.is_grad_enabled() or self._ddp is None:
             return self._model(*inputs, **kwargs)
+        self._step.forwarded = True
         try:
             return self._ddp(*inputs, **kwargs)
         except RuntimeError as error:  # The buffers of a model are synchronised here.
@@ -262,25 +282,42 @@ class Reducer:
             return self._model(*inputs, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
-        """Backward through this rank's part of the global mean loss; on return the gradients are reduced."""
-        assert self._step is not None
+        """Backward through this rank's part of the global mean loss times the number of ranks; on return the
+        gradients are reduced.
+        """
+        step, ddp, table = self._step, self._ddp, self._table
+        assert step is not None
         if self.failed:
             return
-        self._step.loss = loss.detach()
+        if not step.forwarded or ddp is None or table is None:
+            raise RuntimeError("the loss is not of the model that session.prepare() returned: call that one")
+        step.loss = loss.detach()
         try:
-            loss.backward()  # type: ignore[no-untyped-call]
-            if self._step.told is not None:
-                self._step.told.wait()
+            torch.autograd.backward((loss, step.root))
         except RuntimeError as error:
             if not self._signals.is_loss(error):
                 raise
             self.failed = True
             return
-        self._step.watch.mark()
-        if self._step.table is None:
-            raise RuntimeError("the backward pass reached no parameter of the prepared model")
+        self._check_all_reduced(ddp)
+        step.watch.mark()
+        assert table.grad is not None
+        step.table = table.grad
+        if self._cuda:
+            step.table = torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
+            step.table.copy_(table.grad, non_blocking=True)
         assert self._probe is not None
         self._probe.reduced()
+
+    def _check_all_reduced(self, ddp: DistributedDataParallel) -> None:
+        try:
+            ddp._check_reducer_finalized()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            named = self._model.named_parameters()
+            missed = ", ".join(name for name, p in named if p.requires_grad and p.grad is None)
+            raise RuntimeError(
+                f"the loss does not reach {missed}: leave it out, or freeze it by requires_grad_(False)"
+            ) from error
 
     def end(self) -> StepReport | None:
         """The report of this step on a CPU, of the one before on a GPU (None for the first)."""
@@ -304,7 +341,8 @@ class Reducer:
         assert step.table is not None
         communication = step.watch.between(1, 2)
         self._last_compute, self._last_rows = step.watch.between(0, 1), step.rows
-        table = step.table.double().numpy()
+        # Each row is the mean of what its rank wrote and the others' zeros.
+        table = step.table.double().numpy() * step.table.shape[0]
         before, gradients = step.before, None
         if before.of is not None:
             parts, rows = before.of
@@ -317,10 +355,10 @@ class Reducer:
             total=int(step.rows.sum()),
             rows=step.measured_rows,
             seconds=table[:, Column.SECONDS],
-            loss=float(table[:, Column.LOSS].sum()),
+            loss=float(table[:, Column.LOSS].mean()),
             leaving=table[:, Column.LEAVING] > 0,
             change=bool(table[:, Column.CHANGE].any()),
-            digests=table[:, Column.DIGEST],
+            digests=table[:, Column.DIGEST].round(),
             took=(before.rows, period) if period > 0 else None,
             gradients=gradients,
             measuring_cost=float(table[:, Column.COST].max()),
@@ -328,64 +366,21 @@ class Reducer:
             communication_seconds=communication,
         )
 
-    def measure(self, bucket: Tensor) -> None:
-        """Take the norm of this rank's own part, in a step that is chosen for it."""
-        if self._probe is not None and self._probe.measuring:
-            self._probe.add(bucket)
-
-    def reduce_last(self, bucket: Tensor) -> torch.futures.Future[Tensor]:
-        """Sum the last bucket with the table behind it."""
-        step, group = self._step, self._group
+    def _tell(self) -> Tensor:
+        """This rank's gradient of the table, when those of the model are done."""
+        step, group, signals = self._step, self._group, self._signals
         if step is None or step.loss is None or group is None:
             raise RuntimeError("backward() of the loss: call session.backward(loss) instead")
         step.watch.mark()
-        self._signals.reducing()
-        room = self._room
-        if room is None or room.kind != (bucket.shape, bucket.dtype):
-            # DDP settles its buckets anew after the first step.
-            room = self._room = _Room(bucket, group)
-        if not room.large:
-            room.gradients.copy_(bucket)
-        room.table.zero_()
+        signals.reducing()
         # The time that a GPU took is known when it has passed the event, so there it is the last step's.
         seconds = self._last_compute if self._cuda else step.watch.between(0, 1)
-        signals = self._signals
         flags = float(signals.leaving()), float(signals.change()), float(signals.digest())
         before = step.before
-        room.mine.copy_(torch.tensor([seconds, 0.0, *flags, before.period, 0.0, 0.0, before.cost]))
-        room.mine[Column.LOSS] = step.loss
+        table = torch.zeros(group.world_size, len(Column), device=group.device)
+        mine = table[group.rank]
+        mine.copy_(torch.tensor([seconds, 0.0, *flags, before.period, 0.0, 0.0, before.cost]))
+        mine[Column.LOSS] = step.loss
         if before.norms is not None:
-            room.mine[Column.OWN : Column.COST] = before.norms
-        step.table = room.table
-        if room.large:
-            # DDP copies the gradients of the other buckets out meanwhile.
-            step.told = dist.all_reduce(room.table, async_op=True)
-            return _all_reduce(bucket)
-        # Little is left to overlap with: waiting here spares a callback on a thread that would need the GIL.
-        dist.all_reduce(room.whole)
-        if self._cuda:
-            step.table = torch.empty(room.table.shape, dtype=room.table.dtype, pin_memory=True)
-            step.table.copy_(room.table, non_blocking=True)
-        reduced: torch.futures.Future[Tensor] = torch.futures.Future(
-            devices=[group.device] if self._cuda else None
-        )
-        reduced.set_result(room.gradients)
-        return reduced
-
-
-def _reduce_bucket(reducer: Reducer, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """DDP's communication hook."""
-    reducer.measure(bucket.buffer())
-    if bucket.is_last():
-        return reducer.reduce_last(bucket.buffer())
-    return _all_reduce(bucket.buffer())
-
-
-def _all_reduce(bucket: Tensor) -> torch.futures.Future[Tensor]:
-    work = dist.all_reduce(bucket, async_op=True)
-    assert work is not None
-    return work.get_future().then(_first)
-
-
-def _first(future: torch.futures.Future[list[Tensor]]) -> Tensor:
-    return future.value()[0]
+            mine[Column.OWN : Column.COST] = before.norms
+        return table

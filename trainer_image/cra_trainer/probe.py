@@ -1,6 +1,6 @@
 """Takes the norms of gradients that the noise scale is estimated from, in the steps that are chosen for it.
 
-Several ranks: the norm of this rank's own gradient, bucket by bucket before each is reduced, and that of the
+Several ranks: the norm of this rank's own gradient, tensor by tensor before each is reduced, and that of the
 reduced one. One rank: its gradients of two steps in a row, of which one has to be kept until the next; of a
 large model that is a sample of the elements, never more than `KEPT`.
 
@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from cra_trainer.allocation.shares import Ints
 from cra_trainer.data import mix
@@ -33,7 +34,6 @@ class Probe:
         world_size: Number of ranks.
 
     Attributes:
-        measuring: Whether this step is measured.
         told: √A_i and √t of the last measurement, [2], where Σ A_i over all ranks is the A and t the square
             norm of `cra_trainer.noise`; None after a step that completed none.
         of: Parts and rows of that measurement.
@@ -42,36 +42,42 @@ class Probe:
 
     def __init__(self, parameters: Iterable[Tensor], *, rank: int, world_size: int) -> None:
         self._parameters = list(parameters)
-        self._rank, self._alone = rank, world_size == 1
+        self._rank, self._ranks = rank, world_size
         self._stride = max(1, math.ceil(sum(p.numel() for p in self._parameters) / KEPT))
         self._count = 0
         self._rows: Ints | None = None
         self._norms: list[Tensor] = []
+        self._hooks: list[RemovableHandle] = []
         self._kept: tuple[Tensor, int] | None = None
         self.told: Tensor | None = None
         self.of: tuple[int, int] | None = None
         self.cost = 0.0
 
-    @property
-    def measuring(self) -> bool:
-        return self._rows is not None
-
     def begin(self, rows: Ints, *, measure: bool) -> None:
         """A step over these rows of each rank starts."""
         self.told = self.of = None
-        self._norms.clear()
+        self._forget()
         self._rows = rows if measure else None
         if not measure:
             self._kept = None
+        elif self._ranks > 1:
+            self._hooks = [
+                p.register_hook(self._add)  # type: ignore[no-untyped-call]
+                for p in self._parameters
+                if p.requires_grad
+            ]
 
-    def add(self, bucket: Tensor) -> None:
-        """A bucket of this rank's own gradient is about to be reduced."""
-        if self._rows is None or self._alone:
-            return
+    def _forget(self) -> None:
+        self._norms.clear()
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def _add(self, gradient: Tensor) -> None:
+        """One of this rank's own gradients is about to be reduced."""
         started = time.perf_counter()
         if not self._norms:
             self.cost = 0.0
-        self._norms.append(torch.linalg.vector_norm(bucket, dtype=torch.float32))
+        self._norms.append(torch.linalg.vector_norm(gradient, dtype=torch.float32))
         self.cost += time.perf_counter() - started
 
     def reduced(self) -> None:
@@ -80,18 +86,21 @@ class Probe:
             return
         started = time.perf_counter()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        if self._alone:
+        if self._ranks == 1:
             self.cost = 0.0
             self._compare(gradients, int(self._rows[0]))
         else:
             rows, mine = int(self._rows.sum()), int(self._rows[self._rank])
-            # The loss was scaled by b_i/B, so this rank's gradient is (b_i/B)·g_i: A_i = (b_i/B)·|g_i|².
-            own = torch.linalg.vector_norm(torch.stack(self._norms)) * math.sqrt(rows / max(mine, 1))
+            # The loss was weighed with n·b_i/B, so this rank's gradient is n·(b_i/B)·g_i, and of
+            # A_i = (b_i/B)·|g_i|² the root is that one's norm times √(B/b_i)/n.
+            own = torch.linalg.vector_norm(torch.stack(self._norms))
+            own *= math.sqrt(rows / max(mine, 1)) / self._ranks
             # NB: get_total_norm would answer in the gradients' own type, and of bfloat16 too little is left
             # for the difference of two squares.
             norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
             self.told = torch.stack((own, torch.linalg.vector_norm(torch.stack(norms))))
             self.of = int((self._rows > 0).sum()), rows
+            self._forget()
         self.cost += time.perf_counter() - started
 
     def _compare(self, gradients: list[Tensor], rows: int) -> None:

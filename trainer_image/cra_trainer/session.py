@@ -310,8 +310,8 @@ class Session:
                 f"session.backward(): expected one mean loss or {max(mine, 1)} losses, one per row, "
                 f"got shape {list(loss.shape)}"
             )
-        part = loss * (mine / batch.total) if loss.ndim == 0 else loss.sum() * (bool(mine) / batch.total)
-        self._prepared[1].backward(part)
+        weight = self.world_size * (mine if loss.ndim == 0 else bool(mine)) / batch.total
+        self._prepared[1].backward(loss.sum() * weight if loss.ndim else loss * weight)
         batch.reduced = True
 
     def step(self) -> None:
