@@ -13,8 +13,9 @@ It is fitted to the logarithms of what was measured, with Levenberg's and Marqua
 written by hand, for many jobs in one go. Weak priors stand in for what has not been measured yet. They are
 *optimistic*, as Pollux's are: synchronisation costs next to nothing, a step is mostly work that more GPUs
 share. So a size that nobody tried looks good, is tried, and corrects the model. Where Pollux takes half of a
-step of a single local batch size for fixed cost, a tenth is taken here: there the batch grows with the job,
-here it may stay, and scaling that looks bad would never be explored.
+step of a single local batch size for fixed cost, a fifth is taken here: there the batch grows with the job,
+here it may stay, and scaling that looks bad would never be explored. The priors' numbers predict the
+applications of Pollux's evaluation best and still err on the hopeful side (benchmarks/speed_prediction.py).
 
 Types of GPU are fitted one by one. A type that was measured at one size only takes the shape of the type that
 is known best, scaled to run through its own point, and a type never seen takes it as it is: the bootstrapping
@@ -32,15 +33,18 @@ from numpy.typing import NDArray
 from cra_operator.controller.policy import Floats, Ints, Sizes
 
 _A_C, _B_C, _A_R, _B_R, _A_N, _B_N, _G = range(7)
-_FIXED_PART = 0.1
+_FIXED_PART = 0.2
 """Part of a step that more GPUs do not shorten, until several local batch sizes were measured."""
 _NEGLIGIBLE = 1e-3
 """Cost of synchronisation that was never seen, in parts of a step."""
 _PRIOR = 3e-3
 """Weight of the priors' residuals; the residuals of the points have weight 1 altogether."""
-_WORSE_ACROSS_NODES = 1.1
-"""Synchronisation across nodes costs at least so much more than within one, until it was measured."""
+_PRIOR_GROWTH = 1e-2
+"""The same for b_r and b_n: one costly size tells what a reduction costs, not that larger ones cost more."""
+_WORSE_ACROSS_NODES = 2.0
+"""Synchronisation across nodes costs at least so many times that within one, until it was measured."""
 _MAX_G = 10.0
+_PULL = np.array([_PRIOR, 0.0, _PRIOR, _PRIOR_GROWTH, _PRIOR, _PRIOR_GROWTH, _PRIOR])
 _ITERATIONS = 60
 _STRIDE = 2.0
 """The most that the logarithm of a parameter changes in one iteration."""
@@ -334,12 +338,11 @@ def _residuals(x: Floats, table: _Table, prior: Floats) -> tuple[Floats, NDArray
     log_ratio = np.log(np.where(several, np.maximum(ratio, 1e-300), 1.0))
     d_step[..., _G] = part * log_ratio - np.log1p(power) / g
 
-    pull = np.where(np.arange(7) == _B_C, 0.0, _PRIOR)
     residual = np.concatenate(
         [
             table.weight * (log_step - table.log_step),
             table.compute_weight * (log_grad - table.log_compute),
-            pull * (x - prior),
+            _PULL * (x - prior),
         ],
         axis=1,
     )
@@ -347,7 +350,7 @@ def _residuals(x: Floats, table: _Table, prior: Floats) -> tuple[Floats, NDArray
         [
             table.weight[..., None] * d_step,
             table.compute_weight[..., None] * d_grad,
-            np.broadcast_to(np.diag(pull), (jobs, 7, 7)),
+            np.broadcast_to(np.diag(_PULL), (jobs, 7, 7)),
         ],
         axis=1,
     )
