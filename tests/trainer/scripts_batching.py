@@ -37,7 +37,7 @@ def standing(record: Record, size: int) -> None:
     """Train at rate 0, so that the noise stays what it is; measure it in every step and forget none."""
     cra_trainer.noise.MEMORY = 0.999
     cra_trainer.batching.EVERY = 2 if os.environ["WORLD_SIZE"] == "1" else 1
-    cra_trainer.batching.COST = 1e9
+    cra_trainer.batching.COST_WATCHED = 1e9
     session = cra_trainer.init()
     inner = make_model()
     record["truth"] = true_noise(inner, size)

@@ -177,12 +177,15 @@ def test_every_rank_gets_a_row() -> None:
     assert group.size == 12
 
 
-def test_dear_measurements_are_made_less_often() -> None:
-    group = batching()
+@pytest.mark.parametrize(("bounds", "rarer"), [({"max_batch_size": 128}, 64), ({}, 256)])
+def test_dear_measurements_are_made_less_often_and_of_a_fixed_batch_least(
+    bounds: dict[str, int], rarer: int
+) -> None:
+    group = batching(**bounds)
     assert [step for step in range(64) if group.due(step)] == [0, EVERY, 2 * EVERY, 3 * EVERY]
     for cost in (9.0, 0.2, 0.2):
         group.observe(rows=64, gradients=measured(Noise(trace=1, square=1), 64), cost=cost)
-    assert [step for step in range(130) if group.due(step)] == [0, 64, 128]
+    assert [step for step in range(2 * rarer + 1) if group.due(step)] == [0, rarer, 2 * rarer]
     for _ in range(20):
         group.observe(rows=64, gradients=measured(Noise(trace=1, square=1), 64), cost=0.01)
     assert group.due(EVERY)

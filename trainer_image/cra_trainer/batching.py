@@ -44,9 +44,10 @@ SIZES = 8
 APART = 1.2
 # How far one change goes, so that the fit is asked only for what lies next to what was measured.
 STRIDE = 2.0
-# Gradients are measured at every 16th step or, when that costs more than this part of a step, less often.
+# Gradients are measured at every 16th step or, when that costs more than this part of a step, less often: a
+# batch that adapts is decided by them, a fixed one is only watched.
 EVERY, RARELY = 16, 1024
-COST = 0.004
+COST, COST_WATCHED = 0.004, 0.001
 
 
 class StepTime(NamedTuple):
@@ -225,8 +226,12 @@ class Batching:
         if gradients is not None:
             self.noise.observe(gradients)
             self._pace(cost)
-        if self._steps >= PATIENCE and self.noise.known and self._bounds[0] < self._bounds[1]:
+        if self._steps >= PATIENCE and self.noise.known and self._adapts:
             self._decide()
+
+    @property
+    def _adapts(self) -> bool:
+        return self._bounds[0] < self._bounds[1]
 
     def _gain(self, rows: int) -> float:
         noise = self.noise.value
@@ -238,7 +243,8 @@ class Batching:
         seen = self._cost
         self._cost = 0.0 if seen is None else cost if not seen else seen + 0.3 * (min(cost, 2 * seen) - seen)
         self._every = EVERY
-        while self._every < RARELY and self._cost > COST * self._every:
+        most = COST if self._adapts else COST_WATCHED
+        while self._every < RARELY and self._cost > most * self._every:
             self._every *= 2
 
     def _decide(self) -> None:
