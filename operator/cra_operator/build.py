@@ -209,8 +209,13 @@ def _environment(job: Job, cohort: Cohort, rank: int) -> list[Manifest]:
     }
     if rank == 0:
         plain["CRA_CHECKPOINT_DIR"] = _checkpoint_place(job)
-    address = {"name": "CRA_POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
-    return [*({"name": key, "value": str(value)} for key, value in plain.items()), address]
+    variables: list[Manifest] = [{"name": key, "value": str(value)} for key, value in plain.items()]
+    variables.append({"name": "CRA_POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
+    wandb = job.spec.training.tracking.wandb
+    if wandb is not None and rank == 0:
+        key = {"name": wandb.secret_name, "key": "WANDB_API_KEY"}
+        variables.append({"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": key}})
+    return variables
 
 
 def trainer_config(job: Job) -> Manifest:

@@ -123,6 +123,14 @@ def test_the_trainers_configuration_is_the_spec_with_its_defaults() -> None:
     assert config["checkpoint"]["intervalSeconds"] == 60
 
 
+def test_the_key_of_weights_and_biases_is_rank_zeros_alone() -> None:
+    job = make_job(training={"tracking": {"wandb": {"project": "images", "secretName": "wandb-key"}}})
+    reference = {"secretKeyRef": {"name": "wandb-key", "key": "WANDB_API_KEY"}}
+    assert {"name": "WANDB_API_KEY", "valueFrom": reference} in trainer_of(built(job, rank=0))["env"]
+    assert "WANDB_API_KEY" not in env_of(built(job, rank=1))
+    assert "WANDB_API_KEY" not in env_of(built(make_job(), rank=0))
+
+
 def test_a_built_in_workload_runs_from_the_configured_image() -> None:
     trainer = trainer_of(built(make_job(workload={"name": "char-transformer"})))
     assert (trainer["image"], trainer["imagePullPolicy"]) == ("trainer:1", "Never")

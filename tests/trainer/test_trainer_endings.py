@@ -109,6 +109,16 @@ def test_as_many_ranks_as_fit_are_told_from_the_first_on() -> None:
     assert [one["rank"] for one in told] == list(range(len(told)))
 
 
+def test_classes_make_room_for_ranks_and_metrics() -> None:
+    classes = [{"name": f"class {i}", "precision": 0.5, "recall": 0.5, "f1": 0.5} for i in range(1000)]
+    message = {"outcome": "succeeded", "classes": classes, "ranks": ranks(4), "metrics": {"accuracy": 0.5}}
+    told = json.loads(encode(message))
+    assert told["ranks"] == json.loads(json.dumps(message["ranks"]))
+    assert told["metrics"] == {"accuracy": 0.5}
+    assert told["classes"] == classes[: len(told["classes"])]
+    assert len(told["classes"]) > 20
+
+
 def test_numbers_that_json_does_not_have_are_left_out() -> None:
     read = json.loads(encode({"metrics": {"loss": math.nan, "best": -math.inf, "accuracy": 0.5}}))
     assert read["metrics"] == {"accuracy": 0.5}

@@ -111,6 +111,16 @@ class Account:
             done=self.finished,
         )
 
+    def curves(self) -> dict[str, float]:
+        """What to draw of the step that was taken."""
+        curves = {"train/batch_size": float(self._batching.size), "train/ranks": float(len(self._shares))}
+        if self._loss is not None:
+            curves["train/loss"] = self._loss
+        if self.rate.value is not None:
+            curves["train/samples_per_second"] = self.rate.value
+        # More curves than these nobody tells apart.
+        return curves | {f"share/rank_{i}": float(share) for i, share in enumerate(self._shares[:16])}
+
     def describe(self, position: Position) -> dict[str, Any]:
         """The result so far, for the termination message."""
         seconds = position.seconds

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 Mode = Literal["max", "min"]
-T = TypeVar("T", int, float, str, dict[str, Any], list[Any])
+T = TypeVar("T", bool, int, float, str, dict[str, Any], list[Any])
 
 RANK_STRATEGIES = ("attention", "uniform", "random", "fixed", "parameters", "data")
 TASK_STRATEGIES = ("uniform", "adaptive")
@@ -86,6 +86,14 @@ class Optimizer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """``spec.training.tracking``: where curves go."""
+
+    tensorboard: bool = True
+    wandb_project: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """``spec.training``: `batch_size` is the global batch, dealt out over all ranks.
 
@@ -102,6 +110,7 @@ class Training:
     optimizer: Optimizer = field(default_factory=Optimizer)
     target: Target | None = None
     early_stopping: EarlyStopping | None = None
+    tracking: Tracking = field(default_factory=Tracking)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +238,7 @@ def _config(root: _Fields, parameters: Mapping[str, str]) -> Config:
     )
     ranks = allocator.group("ranks")
     optimizer = training.group("optimizer")
+    tracking = training.group("tracking")
     target, stopping = training.group("targetMetric"), training.group("earlyStopping")
     strategy = ranks.choice("strategy", RANK_STRATEGIES, "attention")
     weights = tuple(ranks.numbers("weights"))
@@ -269,6 +279,10 @@ def _config(root: _Fields, parameters: Mapping[str, str]) -> Config:
             )
             if stopping.values
             else None,
+            tracking=Tracking(
+                tensorboard=tracking.get("tensorboard", True),
+                wandb_project=tracking.group("wandb").get("project", "") or None,
+            ),
         ),
         ranks=RankAllocator(
             strategy=strategy,
@@ -285,7 +299,14 @@ def _config(root: _Fields, parameters: Mapping[str, str]) -> Config:
     )
 
 
-_EXPECTED = {int: "a whole number", float: "a number", str: "a text", dict: "an object", list: "a list"}
+_EXPECTED = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    dict: "an object",
+    list: "a list",
+}
 
 
 @dataclass(frozen=True)
@@ -301,7 +322,9 @@ class _Fields:
         if value is None:
             return default
         kind = type(default)
-        fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if isinstance(value, bool) != (kind is bool):
+            fits = False
         if not fits:
             raise ConfigError(f"{self.path}.{name}: expected {_EXPECTED[kind]}, got {json.dumps(value)}")
         if low is not None and value < low:

@@ -70,6 +70,7 @@ from cra_trainer.keeper import Keeper
 from cra_trainer.measures import Measure, flatten, merge, performances
 from cra_trainer.optimizers import divides_by_root, scaled
 from cra_trainer.parallel import Reducer, Signals
+from cra_trainer.tracking import Tracker
 
 log = logging.getLogger("cra_trainer")
 
@@ -123,6 +124,7 @@ class Session:
         self._keeper = Keeper(this, config.checkpoint)
         self._account = Account(this.readings, self._planner, self._batching, epochs=config.training.epochs)
         self._position = state.Position()
+        self._tracker = Tracker(this.env, config.training.tracking)
         self._prepared: tuple[state.Parts, Reducer] | None = None
         self._batch: _Batch | None = None
         self._undo: state.Undo | None = None
@@ -182,7 +184,9 @@ class Session:
         )
         state.check(parts)
         if inferring:
+            # What is there is only read.
             self._keeper.load_weights(model)
+            self._tracker.close()
         else:
             self._position = self._keeper.restore(parts)
         signals = Signals(
@@ -362,6 +366,9 @@ class Session:
             self._stop = self._stop or bool(report.leaving[0])
             self._change = self._change or report.change or bool(report.leaving.any())
             self._leave = self._leave or bool(report.leaving[self.rank])
+        if self._tracker.due:
+            rate = {"train/learning_rate": float(parts.optimizer.param_groups[0]["lr"]) * factor}
+            self._tracker.write(self._position.cursor.step, self._account.curves() | rate)
 
     def shard(
         self,
@@ -414,6 +421,7 @@ class Session:
             self._position = replace(self._position, classes=by_name(counts, classification.names))
         if self.rank == 0:
             cursor = self._position.cursor
+            self._tracker.write(cursor.step, {f"report/{name}": value for name, value in merged.items()})
             log.info(
                 "epoch %d of %d, step %d: %s (%.0f samples/s)%s",
                 min(cursor.epoch + 1, training.epochs),
@@ -445,6 +453,7 @@ class Session:
             self.report(classification, **measures)
         self._account.finished = True
         self._keeper.save(parts, self._position, wait=True)
+        self._tracker.close()
         reducer.detach()
         while not self._membership.finish():
             self._regroup()
@@ -476,6 +485,7 @@ class Session:
             self._regroup()
         elif self._stop:
             self._keeper.save(parts, self._position, wait=True)
+            self._tracker.close()
             self._process.say({**self._describe(), "outcome": "left"})
             raise SystemExit(termination.LEFT)
         elif self._leave:

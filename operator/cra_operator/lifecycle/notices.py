@@ -8,14 +8,8 @@ from cra_operator.sizing import gpus_per_worker
 
 def not_effective(spec: JobSpec) -> tuple[str, ...]:
     """One phrase for each setting without effect: the field, and what happens instead."""
-    scaling, allocator = spec.scaling, spec.allocator
+    scaling = spec.scaling
     phrases = []
     if isinstance(scaling.gpus_per_worker, str) and not scaling.gpus_per_worker.isdigit():
         phrases.append(f"the range of scaling.gpusPerWorker (every pod gets {gpus_per_worker(scaling)})")
-    if allocator.layers.compute_budget != 1:
-        phrases.append("allocator.layers.computeBudget (every layer is computed)")
-    if allocator.tasks.strategy != "uniform":
-        phrases.append(f"allocator.tasks.strategy {allocator.tasks.strategy} (samples are drawn uniformly)")
-    if spec.training.tracking.wandb is not None:
-        phrases.append("training.tracking.wandb (metrics go to Prometheus and the result)")
     return tuple(phrases)
