@@ -23,6 +23,7 @@ from cra_simulator.blur import Blurred
 from cra_simulator.cluster import POLLUX_CLUSTER, Cluster
 from cra_simulator.errors import DataError
 from cra_simulator.fairness import finish_time_fairness
+from cra_simulator.fitted import Fitted
 from cra_simulator.mixed import best_tables
 from cra_simulator.profiles import tuned_tables
 from cra_simulator.rates import RateTables, at_sizes, read_rate_tables
@@ -47,6 +48,8 @@ class Setting:
         work_sigma: Error of the remaining work that policies see (see `Blurred`).
         rate_sigma: Error of the goodput that they see.
         seed: Of these errors.
+        fitted: Whether policies see models that were fitted to measurements (see `Fitted`) instead of true
+            goodput; those that take the owners' batches know their throughput in any case.
     """
 
     cluster: Cluster = POLLUX_CLUSTER
@@ -56,6 +59,7 @@ class Setting:
     work_sigma: float = 0.0
     rate_sigma: float = 0.0
     seed: int = 0
+    fitted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +145,10 @@ def play(jobs: Sequence[TraceJob], name: str, policy: Policy, setting: Setting) 
         rates, table_of = tuned_tables(jobs, setting.cluster.all_sizes(), profiles)
         rules = replace(rules, placement="spread", limit_growth=False)
         return simulate(jobs, rates, setting.cluster, policy, tables=table_of, rules=rules)
+    if setting.fitted:
+        if not profiles.is_dir():
+            raise DataError(f"{profiles} has rates only; measurements are taken from a folder of profiles")
+        policy = Fitted(policy, jobs, profiles, setting.cluster)
     rates = best_rates(setting.profiles, setting.cluster, frozenset(job.application for job in jobs))
     return simulate(jobs, rates, setting.cluster, policy, rules=rules)
 

@@ -75,7 +75,7 @@ def best_tables(
     sizes = cluster.packed_sizes()
     tables = {}
     for name in applications:
-        of = [_profile(profiles, name, pool, cluster, speed) for pool in cluster.pools]
+        of = profiles_of(name, profiles, cluster, speed=speed)
         first = of[0][0]
         most = max(profile.most_gpus() for profile, _ in of)
         rate = np.zeros((first.epochs, len(sizes)))
@@ -90,10 +90,19 @@ def best_tables(
     return RateTables(sizes=sizes, tables=tables)
 
 
+def profiles_of(
+    name: str, profiles: Path, cluster: Cluster, *, speed: Mapping[str, Mapping[str, float]] = SPEED
+) -> list[tuple[Profile, float]]:
+    """The profile of an application for each type of GPU, and by what its computing is faster there.
+
+    Arguments and errors are those of `best_tables`.
+    """
+    return [_profile(profiles, name, pool, cluster, speed) for pool in cluster.pools]
+
+
 def _profile(
     profiles: Path, name: str, pool: NodePool, cluster: Cluster, speed: Mapping[str, Mapping[str, float]]
 ) -> tuple[Profile, float]:
-    """The profile of an application for a type of GPU, and by what its computing is faster."""
     own = profiles / pool.kind / name
     if own.is_dir():
         profile, factor = Profile(own), 1.0

@@ -28,7 +28,7 @@ import numpy as np
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import QhullError
 
-from cra_operator.controller.policy import Floats, Sizes
+from cra_operator.controller.policy import Floats, Ints, Sizes
 from cra_simulator.errors import DataError
 from cra_simulator.profile_files import read_application, read_measurements
 from cra_simulator.rates import RateTable, RateTables, Shape
@@ -127,8 +127,8 @@ class Profile:
         except QhullError:  # Too few points, or all in a plane: only what was measured is known.
             return None
 
-    def at(self, shape: Shape, batch_size: int, *, speed: float = 1.0) -> tuple[Floats, float]:
-        """What a job does that wants one total batch size.
+    def step(self, shape: Shape, batch_size: int, *, speed: float = 1.0) -> tuple[int, float, float]:
+        """One optimizer step of a job that wants one total batch size.
 
         Args:
             shape: GPUs on each of its nodes.
@@ -136,7 +136,7 @@ class Profile:
             speed: How much faster than that of the profile the GPUs compute; communication stays as it is.
 
         Returns:
-            Progress/s in each epoch, [E], and optimizer steps/s; zeros beyond what was measured.
+            The batch that it has, its seconds and those of computing alone; NaN beyond what was measured.
         """
         gpus = sum(shape)
         local = math.ceil(batch_size / gpus - 1e-8)
@@ -147,22 +147,42 @@ class Profile:
         micro = math.ceil(local / (accumulated + 1) - 1e-8)
         micro = min(micro, self.largest_batch // (gpus * (accumulated + 1)))
         step, sync = self.step_seconds(shape, micro)
-        seconds = sync + (accumulated + 1) * (step - sync) / speed
+        compute = (accumulated + 1) * (step - sync) / speed
+        return gpus * micro * (accumulated + 1), sync + compute, compute
+
+    def at(self, shape: Shape, batch_size: int, *, speed: float = 1.0) -> tuple[Floats, float]:
+        """What a job does that wants one total batch size; arguments as of `step`.
+
+        Returns:
+            Progress/s in each epoch, [E], and optimizer steps/s; zeros beyond what was measured.
+        """
+        batch, seconds, _ = self.step(shape, batch_size, speed=speed)
         if math.isnan(seconds):
             return np.zeros(self.epochs), 0.0
-        return self._gain(gpus * micro * (accumulated + 1)) / seconds, 1 / seconds
+        return self._gain(batch) / seconds, 1 / seconds
+
+    def noise_scale(self, epoch: int, batch: int) -> float:
+        """The gradient's noise scale in samples, as a job sees it in an epoch at a total batch size."""
+        sqr, var = (self._by_epoch(column, batch)[epoch] for column in ("grad_sqr", "grad_var"))
+        # Noise without any signal is as good as infinite, and must stay a number.
+        return float(self.initial_batch * var / max(sqr, 1e-9 * var))
+
+    def batches(self, gpus: int, count: int) -> Ints:
+        """Total batch sizes to choose from, rising: from what occupies the GPUs to the largest that was
+        validated, in geometric progression; or the one that may not be chosen.
+        """
+        if self._application.fixed_batch:
+            return np.array([self._application.fixed_batch])
+        least = max(self.initial_batch, gpus * self.smallest_local)
+        return np.unique(np.geomspace(least, self.largest_batch, count).astype(np.int64))
 
     def best(self, shape: Shape, *, speed: float = 1.0) -> Floats:
         """Progress/s in each epoch, [E], at the batch size that is best there.
 
-        The candidates are those of the artifact: 50 in geometric progression, from what occupies the GPUs to
-        the largest batch that was validated.
+        The candidates are as many as in the artifact.
         """
-        least = max(self.initial_batch, sum(shape) * self.smallest_local)
-        if self._application.fixed_batch:
-            return self.at(shape, self._application.fixed_batch, speed=speed)[0]
-        wanted = np.geomspace(least, self.largest_batch, 50).astype(int)
-        rates = [self.at(shape, int(batch), speed=speed)[0] for batch in np.unique(wanted)]
+        wanted = self.batches(sum(shape), 50)
+        rates = [self.at(shape, int(batch), speed=speed)[0] for batch in wanted]
         best: Floats = np.max(rates, axis=0)
         return best
 

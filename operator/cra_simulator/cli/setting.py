@@ -45,6 +45,11 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
         metavar="SIGMA",
         help="the same of measured goodput, at every look (0)",
     )
+    group.add_argument(
+        "--fitted",
+        action="store_true",
+        help="show policies models that are fitted to what was measured so far, as the operator does",
+    )
     group.add_argument("--seed", type=int, default=0, help="of what is left to chance (0)")
 
 
@@ -64,6 +69,7 @@ def setting_of(arguments: argparse.Namespace) -> Setting:
         work_sigma=arguments.error,
         rate_sigma=arguments.noise,
         seed=arguments.seed,
+        fitted=arguments.fitted,
     )
 
 
