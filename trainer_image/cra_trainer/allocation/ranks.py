@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cra_trainer.allocation.capability import CapabilityTracker
+from cra_trainer.allocation.explain import explain
 from cra_trainer.allocation.shares import Floats, Ints, apportion
 from cra_trainer.allocation.stragglers import StragglerWatch
 from cra_trainer.allocation.strategies import Allocation, InTurn, Nodes, Strategy
@@ -253,6 +254,19 @@ class RankPlanner:
         rows = np.floor(self._held * (1 + FILL * self._room / used))
         limited = (self._room < 1) & (self._held > 0)
         return np.where(limited, np.minimum(np.maximum(rows, 1) / self.batch_size, 1.0), 1.0)
+
+    def explain(self) -> dict[str, Any]:
+        """Why each rank has its share: see `cra_trainer.allocation.explain`."""
+        nodes = self._observe_nodes()
+        return explain(
+            nodes,
+            self.allocation,
+            self._full,
+            measured=self.capability,
+            stragglers=self.stragglers,
+            matrices=self._strategy.matrices(nodes),
+            advantage=self._strategy.advantage,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What has been learned and measured, as tensors and plain values."""

@@ -85,6 +85,15 @@ class Strategy(Protocol):
         """
         ...
 
+    def matrices(self, nodes: Nodes) -> Matrices | None:
+        """What attention looks at, if there is any."""
+        ...
+
+    @property
+    def advantage(self) -> float:
+        """Part of a step's time that what was learned saves."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """What has been learned, as tensors and plain values."""
         ...
@@ -100,6 +109,13 @@ class _Given:
 
     def learn(self, nodes: Nodes, unit_seconds: Floats) -> None:
         """Nothing to learn."""
+
+    def matrices(self, nodes: Nodes) -> None:
+        """No attention."""
+
+    @property
+    def advantage(self) -> float:
+        return 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {}
