@@ -29,6 +29,10 @@ RESTART_SECONDS = 30.0
 """The same for one that leads through a checkpoint and new pods, until it was measured."""
 
 
+_Bounds = tuple[int, int, int]
+"""Fewest and most GPUs of a job, in whole workers, and those of a worker."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Census:
     """What a policy sees, and whose rows they are.
@@ -64,13 +68,13 @@ def census(
     rows = sorted(jobs, key=lambda job: (job.metadata.creation_timestamp, job.key))
     keys = tuple(job.key for job in rows)
     capacity, node_gpus = room(nodes, pods, ours=set(keys))
-    sizes = sizes_on_offer(rows, capacity=capacity, node_gpus=node_gpus)
-    bounds = np.array([_bounds(job) for job in rows], dtype=np.int64).reshape(-1, 3)
-    fits = runs_at(sizes, bounds)
+    bounds = [_bounds(job) for job in rows]
+    gpus = [_held(job) for job in rows]
+    sizes = sizes_on_offer(set(bounds), set(gpus), capacity=capacity, node_gpus=node_gpus)
+    fits = runs_at(sizes, np.array(bounds, dtype=np.int64).reshape(-1, 3))
     seen = outlooks.of(rows, sizes)
     rate = _table([outlook.rate for outlook in seen], sizes, fits)
     throughput = _table([outlook.throughput for outlook in seen], sizes, fits)
-    held = np.array([_held(job) for job in rows], dtype=np.int64)
     samples = np.array([samples_left(job) for job in rows])
     base = np.array([job.spec.training.batch_size for job in rows], dtype=np.float64)
     batch = np.array([job.status.batch_size or job.spec.training.batch_size for job in rows])
@@ -92,10 +96,13 @@ def census(
             restarts=np.array([(job.status.rescales or 0) + (job.status.restarts or 0) for job in rows]),
             restart_seconds=change,
             pause_left=np.where([_changes(job) for job in rows], change, 0.0),
-            current=_column(sizes, held),
-            limit=np.array([_limit(job, low) for job, (low, _, _) in zip(rows, bounds, strict=True)]),
+            current=_column(sizes, np.array(gpus, dtype=np.int64)),
+            limit=np.array([_limit(*known) for known in zip(rows, bounds, gpus, strict=True)]),
             request=_column(
-                sizes, np.array([job.spec.scaling.gpus or _bounds(job)[0] for job in rows], dtype=np.int64)
+                sizes,
+                np.array(
+                    [job.spec.scaling.gpus or low for job, (low, _, _) in zip(rows, bounds, strict=True)]
+                ),
             ),
             priority=np.array([float(priorities.get(key, 0)) for key in keys]),
         ),
@@ -117,15 +124,21 @@ def room(nodes: Iterable[NodeView], pods: Iterable[PodView], *, ours: set[JobKey
     return sum(max(0, gpus) for gpus in free.values()), max([1, *(node.gpus for node in at.values())])
 
 
-def sizes_on_offer(jobs: Sequence[Job], *, capacity: int, node_gpus: int) -> Sizes:
-    """The columns: 0, every size up to 16, then coarser ones, and the bounds and present size of each job."""
-    wanted = {0}
-    for job in jobs:
-        low, high, each = _bounds(job)
-        high = max(low, min(high, capacity // each * each))
-        wanted |= {low, high, _held(job)}
+def sizes_on_offer(bounds: Iterable[_Bounds], held: Iterable[int], *, capacity: int, node_gpus: int) -> Sizes:
+    """The columns: 0, every size up to 16, then coarser ones, and all bounds and present sizes.
+
+    Args:
+        bounds: Those of the jobs.
+        held: Their present sizes.
+        capacity: GPUs in all.
+        node_gpus: GPUs of a node.
+    """
+    wanted = set(held)
+    for low, high, each in bounds:
+        most = max(low, min(high, capacity // each * each))
+        wanted |= {low, most}
         step = float(low)
-        while step <= high:
+        while step <= most:
             wanted.add(int(step) // each * each)
             step = step + each if step < _FINE else max(step + each, step * _COARSE)
     gpus = np.array(sorted(wanted - {0}), dtype=np.int64)
@@ -179,8 +192,7 @@ def number(job: Job) -> int:
     return (seconds << 20) | (zlib.crc32(f"{job.key}{job.metadata.uid}".encode()) & 0xFFFFF)
 
 
-def _bounds(job: Job) -> tuple[int, int, int]:
-    """Fewest and most GPUs, in whole workers, and those of a worker."""
+def _bounds(job: Job) -> _Bounds:
     scaling = job.spec.scaling
     each = gpus_per_worker(scaling)
     low = Size(workers=-(-scaling.min_gpus // each), gpus_per_worker=each).gpus
@@ -195,10 +207,9 @@ def _held(job: Job) -> int:
     return (status.run.gpus if status.run is not None else None) or status.gpus or 0
 
 
-def _limit(job: Job, low: int) -> int:
+def _limit(job: Job, bounds: _Bounds, held: int) -> int:
     """Twice the most that it has run on: what lies beyond is too far from what was measured."""
-    most = max([_held(job), *(speed.gpus for speed in job.status.speeds)])
-    return max(int(low), 2 * most)
+    return max(bounds[0], 2 * max([held, *(speed.gpus for speed in job.status.speeds)]))
 
 
 def _changes(job: Job) -> bool:

@@ -143,8 +143,11 @@ def _present_type(status: JobStatus) -> str:
     if status.workers:
         types = {worker.gpu_type for worker in status.workers}
         return (types.pop() or "") if len(types) == 1 else ""
-    dated = [(speed.time, speed.gpu_type or "") for speed in status.speeds if speed.time is not None]
-    return max(dated)[1] if dated else ""
+    newest: Speed | None = None
+    for speed in status.speeds:
+        if newest is None or (speed.time and newest.time and speed.time > newest.time):
+            newest = speed
+    return (newest.gpu_type or "") if newest is not None else ""
 
 
 def _alike(old: Sequence[Speed], new: Sequence[Speed]) -> bool:

@@ -45,10 +45,13 @@ _WORSE_ACROSS_NODES = 2.0
 """Synchronisation across nodes costs at least so many times that within one, until it was measured."""
 _MAX_G = 10.0
 _PULL = np.array([_PRIOR, 0.0, _PRIOR, _PRIOR_GROWTH, _PRIOR, _PRIOR_GROWTH, _PRIOR])
-_ITERATIONS = 60
+_ITERATIONS = 30
 _STRIDE = 2.0
 """The most that the logarithm of a parameter changes in one iteration."""
-_CONVERGED = 1e-9
+_CONVERGED = 1e-4
+"""Part of the cost below which an iteration's gain is the last."""
+_HOPELESS = 1e3
+"""Damping at which no step is expected to help any more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,6 +226,10 @@ class _Table:
     weight: Floats
     compute_weight: Floats
 
+    def of(self, jobs: NDArray[np.bool_]) -> _Table:
+        """The points of these jobs."""
+        return _Table(**{name: getattr(self, name)[jobs] for name in _Table.__slots__})
+
 
 def _columns(points: Sequence[SpeedPoint], width: int | None = None) -> _Table:
     """One group of points, [P], filled up to a width with what weighs nothing."""
@@ -268,18 +275,30 @@ def _fit(groups: Sequence[Sequence[SpeedPoint]]) -> Floats:
     width = max(len(points) for points in groups)
     tables = [_columns(points, width) for points in groups]
     table = _Table(**{name: np.stack([getattr(t, name) for t in tables]) for name in _Table.__slots__})
+    parameters: Floats = np.exp(_descend(table))
+    alone = np.max(np.where(table.weight > 0, table.nodes, 1), axis=1) == 1
+    inside = _WORSE_ACROSS_NODES * parameters[:, (_A_R, _B_R)]
+    across = parameters[:, (_A_N, _B_N)]
+    parameters[:, (_A_N, _B_N)] = np.where(alone[:, None], np.maximum(across, inside), across)
+    return parameters
+
+
+def _descend(table: _Table) -> Floats:
+    """The logarithms of the parameters that fit best, [J, 7], by Levenberg's and Marquardt's method."""
     prior, x, low = _start(table)
     high = np.where(np.arange(7) == _G, np.log(_MAX_G), np.inf)
+    found = x.copy()
+    open_ = np.arange(len(x))
     residual, slope = _residuals(x, table, prior)
     cost = (residual**2).sum(axis=1)
     damping = np.full(len(x), 1e-3)
     for _ in range(_ITERATIONS):
-        normal = np.einsum("jra,jrb->jab", slope, slope)
-        diagonal = np.einsum("jaa->ja", normal)
-        uphill = np.einsum("jra,jr->ja", slope, residual)
+        normal = slope.transpose(0, 2, 1) @ slope
+        uphill = (residual[:, None, :] @ slope)[:, 0]
         # A parameter that is pressed against its bound stands still, or it would drag the others along.
         free: NDArray[np.bool_] = ((x > low) | (uphill <= 0)) & ((x < high) | (uphill >= 0))
         damped = np.where(free[:, :, None] & free[:, None, :], normal, 0.0)
+        diagonal = np.diagonal(normal, axis1=1, axis2=2)
         damped += np.eye(7) * (damping[:, None] * (diagonal + 1e-6) + ~free)[:, None, :]
         step = np.linalg.solve(damped, (uphill * free)[..., None])[..., 0]
         tried = np.clip(x - np.clip(step, -_STRIDE, _STRIDE), low, high)
@@ -290,14 +309,14 @@ def _fit(groups: Sequence[Sequence[SpeedPoint]]) -> Floats:
         x[better], residual[better], slope[better] = tried[better], new_residual[better], new_slope[better]
         cost = np.where(better, new_cost, cost)
         damping = np.clip(np.where(better, damping / 4, damping * 4), 1e-9, 1e9)
-        if ((gained <= _CONVERGED * (cost + _CONVERGED)) & (better | (damping >= 1e3))).all():
+        going = (gained > _CONVERGED * (cost + _CONVERGED**2)) | (~better & (damping < _HOPELESS))
+        found[open_] = x
+        if not going.any():
             break
-    parameters: Floats = np.exp(x)
-    alone = np.max(np.where(table.weight > 0, table.nodes, 1), axis=1) == 1
-    inside = _WORSE_ACROSS_NODES * parameters[:, (_A_R, _B_R)]
-    across = parameters[:, (_A_N, _B_N)]
-    parameters[:, (_A_N, _B_N)] = np.where(alone[:, None], np.maximum(across, inside), across)
-    return parameters
+        if not going.all():
+            open_, x, low, prior, table = open_[going], x[going], low[going], prior[going], table.of(going)
+            residual, slope, cost, damping = residual[going], slope[going], cost[going], damping[going]
+    return found
 
 
 def _start(table: _Table) -> tuple[Floats, Floats, Floats]:
