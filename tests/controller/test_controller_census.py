@@ -118,6 +118,16 @@ def test_a_job_on_another_type_is_predicted_from_its_points_there() -> None:
     assert rate[1:3] == pytest.approx([1 / 0.8, 1 / 0.4], rel=0.02)
 
 
+def test_a_job_on_mixed_types_would_shrink_to_the_type_of_its_lowest_ranks() -> None:
+    speeds = [speed(1, 0.4), speed(2, 0.2), {**speed(4, 0.2), "gpuType": None}]
+    types = ["A100", "A100", "T4", "T4"]
+    workers = [
+        {"rank": rank, "pod": f"p{rank}", "gpus": 1, "gpuType": kind} for rank, kind in enumerate(types)
+    ]
+    rate = count(running(make_job(), 4, speeds=speeds, workers=workers)).seen.rate[0]
+    assert rate[[1, 2, 4]] == pytest.approx([1 / 0.4, 1 / 0.2, 1 / 0.2])
+
+
 def test_an_adaptive_batch_is_chosen_for_each_size() -> None:
     training = {"batchSize": 64, "maxBatchSize": 1024}
     points = [speed(g, 0.1 + m / g / 1000, batch=m) for g in (1, 2, 4, 8) for m in (64, 256)]

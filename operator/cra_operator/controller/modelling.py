@@ -6,13 +6,14 @@ until the model, the sizes or the batch change: with a thousand jobs only a few 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cra_operator.api import Job, JobKey, JobStatus, Speed, TrainingSpec
-from cra_operator.controller.policy import Floats, Sizes
+from cra_operator.controller.policy import Floats, Ints, Sizes
 from cra_operator.controller.speed import SpeedModel, SpeedPoint, fit_all, goodput
 
 _SAME = 0.02
@@ -38,6 +39,10 @@ class Outlook:
     throughput: Floats
 
 
+_Present = tuple[str, str, int]
+"""The type of a job's GPUs, that of its lowest ranks where types are mixed, and how many those are."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Model:
     """A fitted model, the speeds that it was fitted to, and the number of each of their types."""
@@ -59,18 +64,19 @@ class Outlooks:
 
         Args:
             jobs: The jobs; what is remembered of all others is forgotten.
-            sizes: The columns; their types are taken to be the one that the job runs on.
+            sizes: The columns; their types are taken to be those that the job would find there (`_kinds`).
         """
         self._fit(jobs)
         columns = (sizes.gpus.tobytes(), sizes.nodes.tobytes())
         outlooks = []
         for job in jobs:
             known = self._models[job.key]
-            kind = known.kinds.get(_present_type(job.status), _UNSEEN)
-            inputs = (columns, kind, *_batches(job), _rounded(job.status.noise_scale))
+            present = _present_types(job.status)
+            inputs = (columns, present, *_batches(job), _rounded(job.status.noise_scale))
             row = self._rows.get(job.key)
             if row is None or row[0] is not known.model or row[1] != inputs:
-                row = (known.model, inputs, _outlook(job, known.model, sizes, kind))
+                kinds = _kinds(present, known.kinds, sizes.gpus)
+                row = (known.model, inputs, _outlook(job, known.model, sizes, kinds))
                 self._rows[job.key] = row
             outlooks.append(row[2])
         return outlooks
@@ -93,8 +99,8 @@ class Outlooks:
         self._rows = {key: row for key, row in self._rows.items() if key in self._models}
 
 
-def _outlook(job: Job, model: SpeedModel, sizes: Sizes, kind: int) -> Outlook:
-    here = Sizes(gpus=sizes.gpus, nodes=sizes.nodes, kind=np.where(sizes.gpus > 0, kind, 0))
+def _outlook(job: Job, model: SpeedModel, sizes: Sizes, kinds: Ints) -> Outlook:
+    here = Sizes(gpus=sizes.gpus, nodes=sizes.nodes, kind=kinds)
     base, low, high, batch = _batches(job)
     throughput = model.throughput(here, batch)
     noise = job.status.noise_scale
@@ -138,16 +144,35 @@ def _points(job: Job) -> tuple[dict[str, int], list[SpeedPoint]]:
     return kinds, points or [unknown]
 
 
-def _present_type(status: JobStatus) -> str:
-    """The type of GPU that the job runs on, or ran on last; empty if they are mixed or not known."""
-    if status.workers:
-        types = {worker.gpu_type for worker in status.workers}
-        return (types.pop() or "") if len(types) == 1 else ""
+def _present_types(status: JobStatus) -> _Present:
+    """The type of GPU that the job runs on, or ran on last, and that of its lowest ranks with their GPUs.
+
+    The first is empty if types are mixed or not known.
+    """
+    types = {worker.gpu_type for worker in status.workers}
+    if len(types) > 1:
+        ranks = sorted(status.workers, key=lambda worker: worker.rank)
+        alike = itertools.takewhile(lambda worker: worker.gpu_type == ranks[0].gpu_type, ranks)
+        return "", ranks[0].gpu_type or "", sum(worker.gpus or 0 for worker in alike)
+    if types:
+        return types.pop() or "", "", 0
     newest: Speed | None = None
     for speed in status.speeds:
         if newest is None or (speed.time and newest.time and speed.time > newest.time):
             newest = speed
-    return (newest.gpu_type or "") if newest is not None else ""
+    return (newest.gpu_type or "") if newest is not None else "", "", 0
+
+
+def _kinds(present: _Present, numbers: Mapping[str, int], gpus: Ints) -> Ints:
+    """Number of the type of GPU that the job is taken to run on at each size, [K].
+
+    That is the present one, which may be a mixture. A job that shrinks keeps its lowest ranks, so as many as
+    are of one type are predicted from what was measured on that type.
+    """
+    all_, lowest, many = present
+    kept = numbers.get(lowest, _UNSEEN)
+    kinds: Ints = np.where(gpus <= many, kept, numbers.get(all_, _UNSEEN))
+    return kinds
 
 
 def _alike(old: Sequence[Speed], new: Sequence[Speed]) -> bool:
