@@ -31,7 +31,7 @@ def value(
         batch_size=batch,
         noise_scale=noise,
         utilization=busy,
-        pace=Pace(step_seconds=step),
+        pace=Pace(pods=frozenset(), step_seconds=step),
     )
     count = gpus // each
     return reward(

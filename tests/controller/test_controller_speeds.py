@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cra_operator.api import MAX_SPEEDS, JobStatus, Speed, WorkerStatus
-from cra_operator.controller.observation import Observation, Pace, WorkerSample
+from cra_operator.controller.observation import Observation, Pace
 from cra_operator.controller.speeds import learn
 from tests.operator.operator_world import START
 
@@ -30,12 +30,12 @@ def look(
     count: int = 2,
     batch: int | None = 64,
 ) -> Observation:
+    pods = frozenset(f"p{rank}" for rank in range(count))
     return Observation(
         time=START + timedelta(seconds=at),
         run=1,
-        workers={f"p{rank}": WorkerSample() for rank in range(count)},
         batch_size=batch,
-        pace=None if step is None else Pace(step_seconds=step, compute_seconds=compute),
+        pace=None if step is None else Pace(pods=pods, step_seconds=step, compute_seconds=compute),
     )
 
 

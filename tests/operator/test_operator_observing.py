@@ -216,6 +216,13 @@ def test_a_group_that_is_not_seen_whole_has_no_pace(known: str) -> None:
     assert seen.pace is None
 
 
+def test_a_script_with_series_of_its_own_needs_only_those_of_rank_zero() -> None:
+    pace = look([trainer("samples_per_second", 160), trainer("batch_size", 64)]).pace
+    assert pace is not None
+    assert pace.pods == {"digits-1-0", "digits-1-1"}
+    assert look([trainer("samples_per_second", 160, rank=1), trainer("batch_size", 64, rank=1)]).pace is None
+
+
 def test_batch_and_noise_are_rank_zeros() -> None:
     seen = look([trainer("batch_size", 128), trainer("noise_scale", 812.5)])
     assert (seen.batch_size, seen.noise_scale) == (128, 812.5)

@@ -66,7 +66,10 @@ def test_measurements_reach_the_status_and_the_columns() -> None:
 
 def test_speeds_and_reward_reach_the_status_and_the_reward_its_column() -> None:
     cluster, key = running()
-    cluster.observations[key] = seen(batch_size=64, noise_scale=812.5, pace=Pace(step_seconds=0.25))
+    pods = frozenset({"digits-1-0", "digits-1-1"})
+    cluster.observations[key] = seen(
+        batch_size=64, noise_scale=812.5, pace=Pace(pods=pods, step_seconds=0.25)
+    )
     cluster.settle()
     status = cluster.status(key)
     assert (status.batch_size, status.noise_scale) == (64, 812.5)

@@ -146,18 +146,21 @@ def _observation(
         pause_seconds=_last(first, "pause_seconds") or None,
         batch_size=_whole(first, "batch_size") or None,
         noise_scale=_last(first, "noise_scale"),
-        pace=_pace(first, seen.values()) if steady else None,
+        pace=_pace(watch, first, seen.values()) if steady else None,
     )
 
 
 def _is_whole(watch: Watch, first: _Values, seen: Mapping[str, _Values]) -> bool:
-    """Whether all ranks of the group that rank 0 speaks of were seen, and all its pods are there."""
+    """Whether all ranks of the group that rank 0 speaks of were seen, and all its pods are there.
+
+    A script with metrics of its own says no size; that rank 0 is seen must do.
+    """
     ranks = _whole(first, "world_size")
     told = sum(len(metrics.get("world_size", ())) for metrics in seen.values())
-    return len(seen) == len(watch.pods) and (ranks is None or ranks == told)
+    return bool(first) if ranks is None else len(seen) == len(watch.pods) and ranks == told
 
 
-def _pace(first: _Values, ranks: Iterable[_Values]) -> Pace | None:
+def _pace(watch: Watch, first: _Values, ranks: Iterable[_Values]) -> Pace | None:
     """How fast the group trains.
 
     A step is a mean over the last seconds where samples per second are there, else the last one. The rank
@@ -173,7 +176,8 @@ def _pace(first: _Values, ranks: Iterable[_Values]) -> Pace | None:
     compute = None
     if computing and waiting and max(computing) > 0:
         compute = step * max(computing) / (max(computing) + max(0.0, min(waiting)))
-    return Pace(step_seconds=step, compute_seconds=compute)
+    pods = frozenset(pod.name for pod in watch.pods)
+    return Pace(pods=pods, step_seconds=step, compute_seconds=compute)
 
 
 def _progress(first: _Values) -> Progress:

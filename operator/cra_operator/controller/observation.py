@@ -23,10 +23,12 @@ class Pace:
     """How fast a job trains at its present size.
 
     Attributes:
+        pods: Names of the pods whose pace it is.
         step_seconds: Duration of an optimizer step.
         compute_seconds: Part of it until the slowest rank's gradients were there; None if not known.
     """
 
+    pods: frozenset[str]
     step_seconds: float
     compute_seconds: float | None = None
 

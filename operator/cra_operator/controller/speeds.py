@@ -40,7 +40,7 @@ def learn(
     """
     pods = {worker.pod for worker in workers}
     nodes = {worker.node for worker in workers}
-    if seen.pace is None or not pods or seen.workers.keys() != pods or None in nodes:
+    if seen.pace is None or not pods or seen.pace.pods != pods or None in nodes:
         return list(speeds)
     types = {worker.gpu_type for worker in workers}
     new = Speed(

@@ -110,7 +110,7 @@ def note_observation(world: World, draft: Draft) -> None:
 def _note_pace(world: World, draft: Draft, seen: Observation) -> None:
     """Speeds and reward, where the look was at the workers that train now."""
     spec, workers = world.job.spec, draft.get("workers")
-    if seen.pace is None or seen.workers.keys() != {worker.pod for worker in workers}:
+    if seen.pace is None or seen.pace.pods != {worker.pod for worker in workers}:
         return
     batch = spec.training.batch_size
     speeds = learn(draft.get("speeds"), seen, workers, batch)
