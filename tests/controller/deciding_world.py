@@ -30,6 +30,7 @@ def a_job(name: str, gpus: int = 1, **fields: Any) -> Facts:
         "waits": False,
         "changes": False,
         "measured": True,
+        "known": True,
         "elastic": True,
         "each": 1,
         "lowest": 1,

@@ -30,7 +30,7 @@ def test_a_job_grows_into_idle_gpus() -> None:
     assert sizes(outcome) == {"a": 8}
     grown = target(outcome, "a")
     assert (grown.reason, grown.policy, grown.gain, grown.weight) == ("GrowthPays", "goodput", 3.0, 1.0)
-    assert grown.message == "goodput: 300% faster, 62m sooner done (attention 1.00)"
+    assert grown.message == "goodput: 300% faster, 62m sooner done"
 
 
 def test_a_job_gives_way_to_a_more_important_one_that_waits_even_right_after_a_change() -> None:
@@ -99,6 +99,7 @@ def test_a_recommendation_names_the_size_and_takes_nobodys_gpus() -> None:
     assert (target(outcome, "told").gpus, target(outcome, "told").recommended) == (None, 4)
     assert target(outcome, "told").reason == "GrowthPays"
     assert sizes(outcome)["acts"] == 4
+    assert target(outcome, "acts").message.endswith(" (attention 0.50)")
 
 
 # --- policies that fail -------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ from cra_operator.controller.sharing import (
 )
 from cra_operator.controller.target import Target
 
+_ALL = 0.995
+"""Attention that goes without saying: the job is the only one."""
 _ESTIMATE_STEP = 10.0
 """Start estimates are rounded to so many seconds: finer ones would be news at every tick."""
 
@@ -186,7 +188,7 @@ def _target(look: Look, j: int, found: Proposed, move: Move | None, start: float
     if move.gpus != job.gpus:
         gain = _outlook(look, j)(move.gpus).gain
     message = f"{policy}{_stands_in(job, policy)}: {_in_words(job, move, found.gpus.get(j))}"
-    if weight is not None:
+    if weight is not None and weight < _ALL:
         message += f" (attention {weight:.2f})"
     return Target(
         gpus=move.gpus if job.acts else None,

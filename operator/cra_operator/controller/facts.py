@@ -32,6 +32,7 @@ class Facts:
         waits: Whether it has no run at work and wants one.
         changes: Whether it starts, or its size changes just now.
         measured: Whether its metrics are there and fresh.
+        known: Whether its speed at its present size was measured.
         elastic: Whether it can change while it trains.
         each: GPUs of one worker.
         lowest: Fewest GPUs that it may have, in whole workers.
@@ -39,7 +40,7 @@ class Facts:
         gpus: GPUs of its run, those included that are about to join; of one that waits, what it would start
             with if nobody decided.
         cooldown: Seconds after a change in which no other may follow.
-        moved: Seconds since the last change of size began or was taken back, None if there was none.
+        moved: Seconds since the last change of size was carried out or taken back, None if there was none.
         taken_back: How often in a row new pods had to be taken back.
         pause: Seconds that training stands still for a change.
         startup: Seconds from the creation of pods until they train.
@@ -56,6 +57,7 @@ class Facts:
     waits: bool
     changes: bool
     measured: bool
+    known: bool
     elastic: bool
     each: int
     lowest: int
@@ -97,8 +99,7 @@ def facts_of(job: Job, *, default: Policy, priority: int, now: datetime) -> Fact
     joining = run is not None and run.joining is not None
     aim = wanted(scaling, None, status.desired_gpus).gpus
     settled = run is not None and at_work and not joining and status.phase != "Rescaling"
-    moves = [d.time for d in status.decisions if d.time is not None and d.applied is not False]
-    moved = (now - moves[-1]).total_seconds() if moves else None
+    gpus = (run.gpus if run is not None and settled else None) or aim
     return Facts(
         key=job.key,
         queue=queue_of(job),
@@ -109,19 +110,30 @@ def facts_of(job: Job, *, default: Policy, priority: int, now: datetime) -> Fact
         waits=not at_work,
         changes=status.phase in ("Starting", "Rescaling") or joining or status.is_true("Rescaling"),
         measured=status.is_true("MetricsAvailable"),
+        known=any(speed.gpus == gpus for speed in status.speeds),
         elastic=spec.elastic,
         each=each,
         lowest=-(-scaling.min_gpus // each) * each,
         highest=max(scaling.max_gpus // each, 1) * each,
-        gpus=(run.gpus if run is not None and settled else None) or aim,
+        gpus=gpus,
         cooldown=float(scaling.cooldown_seconds),
-        moved=moved,
+        moved=_moved(job, now),
         taken_back=(run.setbacks or 0) if run is not None else 0,
         pause=status.pause_seconds or 0.0,
         startup=_startup(job),
         eta=status.progress.eta_seconds if status.progress is not None else None,
         age=max(0.0, (now - job.metadata.creation_timestamp).total_seconds()),
     )
+
+
+def _moved(job: Job, now: datetime) -> float | None:
+    """How long ago the last change of size came to its end."""
+    moves = [d.time for d in job.status.decisions if d.time is not None and d.applied is not False]
+    if not moves:
+        return None
+    changed = job.status.condition("Rescaling")
+    ended = changed.last_transition_time if changed is not None else moves[-1]
+    return (now - max(moves[-1], ended)).total_seconds()
 
 
 def _startup(job: Job) -> float:

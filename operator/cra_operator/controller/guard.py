@@ -63,8 +63,8 @@ def may_grow(facts: Facts, prospect: Prospect, hysteresis: float) -> Ruling:
     if patience is not None:
         return patience
     gain = prospect.gain
-    if gain is None:
-        return _no("NotMeasured", "its speed is not known yet")
+    if gain is None or not facts.known:
+        return _no("NotMeasured", f"its speed on {_gpus(facts.gpus)} is not measured yet")
     if gain < hysteresis:
         change = f"{abs(gain):.0%} {'slower' if gain < 0 else 'faster'}"
         return _no(
