@@ -79,6 +79,23 @@ def read_rate_tables(path: Path) -> RateTables:
     return RateTables(sizes=sizes, tables=tables)
 
 
+def write_rate_tables(rates: RateTables, path: Path) -> None:
+    """Write tables as `read_rate_tables` reads them; one type of GPU."""
+    content = {
+        "gpus": rates.sizes.gpus.tolist(),
+        "nodes": rates.sizes.nodes.tolist(),
+        "apps": {
+            name: {
+                "max_replicas": table.max_gpus,
+                "progress_at_epoch_start": [0.0, *table.progress.tolist()],
+                "rate": table.rate.tolist(),
+            }
+            for name, table in rates.tables.items()
+        },
+    }
+    path.write_text(json.dumps(content))
+
+
 def at_sizes(rates: RateTables, sizes: Sizes) -> RateTables:
     """Tables for the sizes of a cluster, from tables that have those among others.
 

@@ -107,6 +107,8 @@ class _World:
         self._sizes = rates.sizes
         self._book = Book(rates)
         self._table_of = [self._book.index(tables.get(job.name, job.application), job.name) for job in jobs]
+        least = [int(rates.sizes.gpus[np.argmax(table.rate[0] > 0)]) for table in self._book.tables]
+        self._least = [least[table] for table in self._table_of]
         self._capacity, self._node_gpus = cluster.capacity, cluster.node_gpus
         self._node_kind = np.repeat(np.arange(len(cluster.pools)), [pool.nodes for pool in cluster.pools])
         self._gpus_on = self._node_gpus[self._node_kind]
@@ -167,7 +169,7 @@ class _World:
         rows.running[count] = -1
         rows.submitted[count] = job.submitted
         rows.most[count] = table.max_gpus
-        rows.limit[count] = min(1, table.max_gpus) if self._rules.limit_growth else table.max_gpus
+        rows.limit[count] = self._least[index] if self._rules.limit_growth else table.max_gpus
         own = (self._rules.restart_of or {}).get(job.application)
         rows.restart_seconds[count] = self._rules.restart if own is None else own
         rows.request[count] = self._request(min(job.gpus, table.max_gpus))

@@ -8,10 +8,12 @@ first). That is the format of the workloads of the Pollux artifact; other column
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
+from cra_simulator.cells import rows_of
 from cra_simulator.errors import DataError
 
 
@@ -47,68 +49,49 @@ def read_workload(path: Path, *, applications: Collection[str] | None = None) ->
         DataError: A column is missing or a cell makes no sense.
         OSError: The file cannot be read.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        missing = [name for name in ("name", "time", "application") if name not in (rows.fieldnames or ())]
-        if missing:
-            raise DataError(f"{path}, line 1: column {', '.join(missing)} is missing")
-        jobs = []
-        seen: set[str] = set()
-        for row in rows:
-            cells = _Cells(path, rows.line_num, row)
-            name, application = cells.text("name"), cells.text("application")
-            if name in seen:
-                raise cells.error("name", f"{name!r} is there twice; names must differ")
-            if applications is not None and application not in applications:
-                known = ", ".join(sorted(applications))
-                raise cells.error("application", f"{application!r} has no profile; there are {known}")
-            seen.add(name)
-            jobs.append(
-                TraceJob(
-                    name=name,
-                    submitted=cells.number("time"),
-                    application=application,
-                    gpus=int(cells.number("num_replicas", default=0)),
-                    batch_size=int(cells.number("batch_size", default=0)),
-                    priority=cells.number("priority", default=0, least=None),
-                )
+    jobs = []
+    seen: set[str] = set()
+    for cells in rows_of(path, ("name", "time", "application")):
+        name, application = cells.text("name"), cells.text("application")
+        if name in seen:
+            raise cells.error("name", f"{name!r} is there twice; names must differ")
+        if applications is not None and application not in applications:
+            known = ", ".join(sorted(applications))
+            raise cells.error("application", f"{application!r} has no profile; there are {known}")
+        seen.add(name)
+        jobs.append(
+            TraceJob(
+                name=name,
+                submitted=cells.number("time"),
+                application=application,
+                gpus=int(cells.number("num_replicas", default=0)),
+                batch_size=int(cells.number("batch_size", default=0)),
+                priority=cells.number("priority", default=0, least=None),
             )
+        )
     if not jobs:
         raise DataError(f"{path}, line 2: there are no jobs")
     return tuple(sorted(jobs, key=lambda job: job.submitted))
+
+
+def write_workload(jobs: Iterable[TraceJob], file: TextIO) -> None:
+    """Write a workload as `read_workload` reads it."""
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(["name", "time", "application", "num_replicas", "batch_size", "priority"])
+    for job in jobs:
+        rows.writerow(
+            [
+                job.name,
+                round(job.submitted, 3),
+                job.application,
+                job.gpus,
+                job.batch_size,
+                f"{job.priority:g}",
+            ]
+        )
 
 
 def merge(workloads: Mapping[str, Sequence[TraceJob]]) -> tuple[TraceJob, ...]:
     """Several workloads submitted to one cluster; each job's name begins with that of its workload."""
     jobs = [replace(job, name=f"{name}/{job.name}") for name, part in workloads.items() for job in part]
     return tuple(sorted(jobs, key=lambda job: job.submitted))
-
-
-@dataclass(frozen=True)
-class _Cells:
-    """One line, with errors that say where."""
-
-    path: Path
-    line: int
-    row: dict[str, str | None]
-
-    def error(self, column: str, message: str) -> DataError:
-        return DataError(f"{self.path}, line {self.line}, column {column}: {message}")
-
-    def text(self, column: str) -> str:
-        value = (self.row.get(column) or "").strip()
-        if not value:
-            raise self.error(column, "is empty")
-        return value
-
-    def number(self, column: str, *, default: float | None = None, least: float | None = 0.0) -> float:
-        value = (self.row.get(column) or "").strip()
-        if not value and default is not None:
-            return default
-        try:
-            number = float(value)
-        except ValueError:
-            raise self.error(column, f"{value!r} is no number") from None
-        if not abs(number) < float("inf") or (least is not None and number < least):
-            raise self.error(column, f"{value!r} must be a finite number of at least {least:g}")
-        return number
