@@ -156,7 +156,7 @@ def decide(
     ):
         namespace, own = ask.key[0], sum(ask.held.values())
         may_take = room_of.get(namespace, _ANY) + own
-        usable = [name for name in left if _admits(nodes[name], ask)]
+        usable = [name for name in left if admits(nodes[name], ask)]
         for name, gpus in ask.held.items():
             if name in left:
                 left[name] += gpus
@@ -213,7 +213,8 @@ def _place(size: Size, free: dict[str, int], usable: Sequence[str]) -> bool:
     return True
 
 
-def _admits(node: NodeView, ask: Ask) -> bool:
+def admits(node: NodeView, ask: Ask) -> bool:
+    """Whether the job's pods may run on the node, by its labels and taints."""
     if any(node.labels.get(key) != value for key, value in ask.node_selector.items()):
         return False
     return all(_tolerated(taint, ask.tolerations) for taint in node.taints)

@@ -12,7 +12,7 @@ import pytest
 from cra_operator.api import Job, JobStatus
 from cra_operator.controller.census import Census, census
 from cra_operator.controller.modelling import Outlooks
-from cra_operator.view import NodeView, PodView
+from cra_operator.view import NodeView, PodView, Taint
 from tests.operator.operator_world import START, make_job, make_node, make_pod
 
 NOW = START + timedelta(minutes=10)
@@ -96,6 +96,28 @@ def test_capacity_is_what_others_leave_on_nodes_that_take_pods() -> None:
     found = count(running(make_job(), 3), pods=pods, nodes=nodes)
     assert found.seen.capacity.tolist() == [8 + (8 - 3) + 2]
     assert found.seen.node_gpus.tolist() == [8]
+
+
+def test_a_job_is_offered_what_the_nodes_that_admit_it_have() -> None:
+    t4 = {"nvidia.com/gpu.product": "T4"}
+    nodes = [make_node("a"), make_node("b", 3, labels=t4), make_node("c", 4, taints=(Taint(key="team"),))]
+    pod: dict[str, Any] = {"containers": []}
+    tolerant = {**pod, "tolerations": [{"key": "team", "operator": "Exists"}]}
+    found = count(
+        make_job("a", maximum=64),
+        make_job("b", maximum=64, template={"spec": {**pod, "nodeSelector": t4}}),
+        make_job("c", maximum=64, template={"spec": tolerant}),
+        make_job("d", maximum=64, scaling={"gpusPerWorker": 2}),
+        make_job("e", minimum=6, template={"spec": {**pod, "nodeSelector": t4}}),
+        nodes=nodes,
+    )
+    most = [max(gpus(found, row), default=0) for row in range(5)]
+    assert most == [11, 3, 15, 10, 0]
+    assert found.seen.capacity.tolist() == [15]
+
+
+def test_a_job_that_runs_keeps_its_size_on_offer_when_nodes_are_gone() -> None:
+    assert max(gpus(count(running(make_job(), 6), nodes=[make_node(gpus=4)]))) == 6
 
 
 def test_rates_are_as_measured_and_hopeful_beyond() -> None:

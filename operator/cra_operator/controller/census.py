@@ -14,6 +14,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from cra_operator.admission import admits, ask_for
 from cra_operator.api import Job, JobKey
 from cra_operator.controller.modelling import Outlooks
 from cra_operator.controller.policy import ClusterObservation, Floats, Ints, Sizes
@@ -30,7 +31,7 @@ RESTART_SECONDS = 30.0
 
 
 _Bounds = tuple[int, int, int]
-"""Fewest and most GPUs of a job, in whole workers, and those of a worker."""
+"""Fewest and most GPUs of a job, in whole workers and as far as nodes admit it, and those of a worker."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,10 +68,13 @@ def census(
     """
     rows = sorted(jobs, key=lambda job: (job.metadata.creation_timestamp, job.key))
     keys = tuple(job.key for job in rows)
-    capacity, node_gpus = room(nodes, pods, ours=set(keys))
-    bounds = [_bounds(job) for job in rows]
+    at = {node.name: node for node in nodes}
+    shared = shared_gpus(at, pods, ours=set(keys))
+    capacity, node_gpus = sum(shared.values()), max([1, *(node.gpus for node in at.values())])
     gpus = [_held(job) for job in rows]
-    sizes = sizes_on_offer(set(bounds), set(gpus), capacity=capacity, node_gpus=node_gpus)
+    reach = reaches(rows, at, shared)
+    bounds = [_bounds(*known) for known in zip(rows, gpus, reach, strict=True)]
+    sizes = sizes_on_offer(set(bounds), set(gpus), node_gpus)
     fits = runs_at(sizes, np.array(bounds, dtype=np.int64).reshape(-1, 3))
     seen = outlooks.of(rows, sizes)
     rate = _table([outlook.rate for outlook in seen], sizes, fits)
@@ -109,36 +113,48 @@ def census(
     )
 
 
-def room(nodes: Iterable[NodeView], pods: Iterable[PodView], *, ours: set[JobKey]) -> tuple[int, int]:
-    """GPUs that these jobs may share, and those of the largest node.
+def shared_gpus(at: Mapping[str, NodeView], pods: Iterable[PodView], *, ours: set[JobKey]) -> dict[str, int]:
+    """GPUs of each node that these jobs may share.
 
     Allocatable GPUs of nodes that take pods, less what pods of others hold there; and what these jobs hold on
     nodes that take no more.
     """
-    at = {node.name: node for node in nodes}
     free = {name: node.gpus if node.ready and node.schedulable else 0 for name, node in at.items()}
     for pod in pods:
         if holds_gpus(pod) and pod.node in free:
             own, takes = (pod.namespace, pod.job) in ours, at[pod.node].ready and at[pod.node].schedulable
             free[pod.node] += (pod.gpus if own and not takes else 0) - (pod.gpus if takes and not own else 0)
-    return sum(max(0, gpus) for gpus in free.values()), max([1, *(node.gpus for node in at.values())])
+    return {name: max(0, gpus) for name, gpus in free.items()}
 
 
-def sizes_on_offer(bounds: Iterable[_Bounds], held: Iterable[int], *, capacity: int, node_gpus: int) -> Sizes:
+def reaches(jobs: Sequence[Job], at: Mapping[str, NodeView], shared: Mapping[str, int]) -> list[int]:
+    """The most GPUs that each job could have if the others had none: whole workers on nodes that admit it."""
+    known: dict[tuple[object, ...], int] = {}
+    found = []
+    for job in jobs:
+        each = gpus_per_worker(job.spec.scaling)
+        ask = ask_for(job, Size(workers=1, gpus_per_worker=each))
+        alike = (each, str(ask.node_selector), str(ask.tolerations))
+        if alike not in known:
+            usable = [gpus for name, gpus in shared.items() if gpus >= each and admits(at[name], ask)]
+            known[alike] = sum(gpus // each * each for gpus in usable)
+        found.append(known[alike])
+    return found
+
+
+def sizes_on_offer(bounds: Iterable[_Bounds], held: Iterable[int], node_gpus: int) -> Sizes:
     """The columns: 0, every size up to 16, then coarser ones, and all bounds and present sizes.
 
     Args:
         bounds: Those of the jobs.
         held: Their present sizes.
-        capacity: GPUs in all.
         node_gpus: GPUs of a node.
     """
     wanted = set(held)
     for low, high, each in bounds:
-        most = max(low, min(high, capacity // each * each))
-        wanted |= {low, most}
+        wanted |= {low, high}
         step = float(low)
-        while step <= most:
+        while step <= high:
             wanted.add(int(step) // each * each)
             step = step + each if step < _FINE else max(step + each, step * _COARSE)
     gpus = np.array(sorted(wanted - {0}), dtype=np.int64)
@@ -192,11 +208,12 @@ def number(job: Job) -> int:
     return (seconds << 20) | (zlib.crc32(f"{job.key}{job.metadata.uid}".encode()) & 0xFFFFF)
 
 
-def _bounds(job: Job) -> _Bounds:
+def _bounds(job: Job, held: int, reach: int) -> _Bounds:
     scaling = job.spec.scaling
     each = gpus_per_worker(scaling)
     low = Size(workers=-(-scaling.min_gpus // each), gpus_per_worker=each).gpus
-    return low, max(low, scaling.max_gpus // each * each), each
+    most = max(low, scaling.max_gpus // each * each)
+    return low, max(held, min(most, reach)), each
 
 
 def _held(job: Job) -> int:
