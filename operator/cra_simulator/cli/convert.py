@@ -23,9 +23,10 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser = commands.add_parser(
         "convert",
         help="make a workload from the log of a cluster",
-        description="Make a workload from a log of Philly, Helios or Alibaba PAI, from what `kubectl get crj -A "
-        "-o json` prints, or from a range of Prometheus over cra_operator_job_gpus. Jobs of which the log does "
-        "not say what they trained get the application that takes about as much GPU time.",
+        description="Make a workload from a log of Philly, Helios or Alibaba PAI, from what "
+        "`kubectl get crj -A -o json` prints, or from a range of Prometheus over cra_operator_job_gpus. "
+        "Jobs of which the log does not say what they trained get the application that takes about as much "
+        "GPU time.",
     )
     parser.add_argument("log", type=Path, help="CSV or JSON; which of them is told by its content")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the workload goes (standard output)")
