@@ -130,7 +130,11 @@ def test_every_field_that_is_acted_on_is_read() -> None:
         ),
         (
             {"allocator": {"ranks": {"strategy": "fixed"}}},
-            "CRA_CONFIG.allocator.ranks.weights: needed with strategy fixed, and only with it",
+            "CRA_CONFIG.allocator.ranks.weights: needed with strategy fixed or priority, and only with it",
+        ),
+        (
+            {"allocator": {"ranks": {"strategy": "priority", "weights": [1, 2.5]}}},
+            "CRA_CONFIG.allocator.ranks.weights: expected whole numbers of at least 1 with priority",
         ),
         (
             {"allocator": {"ranks": {"strategy": "fixed", "weights": [1, "x"]}}},

@@ -106,6 +106,7 @@ def test_the_probe_of_several_ranks_measures_what_the_estimate_asks_for() -> Non
     whole = gradient(model, losses(model, x, y).mean())
     for probe, replica, part in zip(probes, replicas, parts, strict=True):
         probe.begin(rows, measure=True)
+        probe.last_piece()
         # As the session weighs it: three times this rank's part of the global mean, for DDP's mean of three.
         gradient(replica, losses(replica, x[part], y[part]).sum() * (3 / 20))
         for mine, reduced in zip(replica.parameters(), model.parameters(), strict=True):

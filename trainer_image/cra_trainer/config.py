@@ -19,7 +19,10 @@ from typing import Any, Literal, TypeVar, cast
 Mode = Literal["max", "min"]
 T = TypeVar("T", bool, int, float, str, dict[str, Any], list[Any])
 
-RANK_STRATEGIES = ("attention", "uniform", "random", "fixed", "parameters", "data")
+RANK_STRATEGIES = (
+    "attention", "uniform", "random", "fixed", "parameters", "data", "round-robin", "priority",
+)  # fmt: skip
+WEIGHTED = ("fixed", "priority")
 TASK_STRATEGIES = ("uniform", "adaptive")
 LEARNING_RATE_RULES = ("fixed", "linear", "sqrt", "adascale")
 OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad", "adafactor")
@@ -242,8 +245,12 @@ def _config(root: _Fields, parameters: Mapping[str, str]) -> Config:
     target, stopping = training.group("targetMetric"), training.group("earlyStopping")
     strategy = ranks.choice("strategy", RANK_STRATEGIES, "attention")
     weights = tuple(ranks.numbers("weights"))
-    if (strategy == "fixed") != bool(weights):
-        raise ConfigError(f"{ranks.path}.weights: needed with strategy fixed, and only with it")
+    if (strategy in WEIGHTED) != bool(weights):
+        raise ConfigError(
+            f"{ranks.path}.weights: needed with strategy {' or '.join(WEIGHTED)}, and only with it"
+        )
+    if strategy == "priority" and any(weight < 1 or weight != int(weight) for weight in weights):
+        raise ConfigError(f"{ranks.path}.weights: expected whole numbers of at least 1 with priority")
     batch = training.get("batchSize", 64, low=1)
     smallest = training.get("minBatchSize", batch, low=1)
     largest = training.get("maxBatchSize", batch, low=1)

@@ -48,6 +48,8 @@ class Column(IntEnum):
     OWN = 6  # of the last step's gradients, if they were measured: its own part's norm, weighted
     WHOLE = 7  # and that of all
     COST = 8  # of that measurement, in steps
+    COUNT = 9  # terms of its part of the loss, if these are counted
+    ROOM = 10  # part of its memory that it has had left at its fullest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,7 @@ class StepReport:
     leaving: npt.NDArray[np.bool_]
     change: bool
     digests: Floats
+    room: Floats
     took: tuple[int, float] | None
     gradients: Gradients | None
     measuring_cost: float
@@ -132,8 +135,10 @@ class _Step:
     before: _Last
     root: Tensor
     loss: Tensor | None = None
+    count: float | None = None
     table: Tensor | None = None
     forwarded: bool = False
+    last_piece: bool = False
 
 
 class Replica(nn.Module):
@@ -187,6 +192,7 @@ class Signals:
         leaving: Whether it was asked to leave.
         change: Whether newcomers wait to be taken in.
         digest: Digest of its pending plan.
+        room: Part of its memory that it has left.
         is_loss: Whether an error of a collective means that the group is broken, and not the script.
     """
 
@@ -194,6 +200,7 @@ class Signals:
     leaving: Callable[[], bool]
     change: Callable[[], bool]
     digest: Callable[[], int]
+    room: Callable[[], float]
     is_loss: Callable[[BaseException], bool]
 
 
@@ -269,10 +276,21 @@ class Reducer:
         )
         self._step.watch.mark()
 
+    def last_piece(self) -> None:
+        """Of the step's batch, the last piece is about to be loaded: its backward pass reduces."""
+        assert self._step is not None
+        assert self._probe is not None
+        self._step.last_piece, self._step.forwarded = True, False
+        self._probe.last_piece()
+
     def _forward(self, *inputs: Any, **kwargs: Any) -> Any:
-        if self._step is None or self.failed or not torch.is_grad_enabled() or self._ddp is None:
+        step = self._step
+        if step is None or self.failed or not torch.is_grad_enabled() or self._ddp is None:
             return self._model(*inputs, **kwargs)
-        self._step.forwarded = True
+        step.forwarded = True
+        if not step.last_piece:
+            # Gradients add up here, and DDP reduces the sum with the last piece.
+            return self._model(*inputs, **kwargs)
         try:
             return self._ddp(*inputs, **kwargs)
         except RuntimeError as error:  # The buffers of a model are synchronised here.
@@ -281,9 +299,13 @@ class Reducer:
             self.failed = True
             return self._model(*inputs, **kwargs)
 
-    def backward(self, loss: Tensor) -> None:
-        """Backward through this rank's part of the global mean loss times the number of ranks; on return the
-        gradients are reduced.
+    def backward(self, loss: Tensor, count: float | None = None) -> None:
+        """Backward through this rank's part of the global mean loss times the number of ranks, or a piece of
+        it; on return from the last piece the gradients are reduced.
+
+        Args:
+            loss: That part.
+            count: Terms in it: then the mean is to be one over the terms of all ranks, not over rows.
         """
         step, ddp, table = self._step, self._ddp, self._table
         assert step is not None
@@ -291,7 +313,12 @@ class Reducer:
             return
         if not step.forwarded or ddp is None or table is None:
             raise RuntimeError("the loss is not of the model that session.prepare() returned: call that one")
-        step.loss = loss.detach()
+        step.loss = loss.detach() if step.loss is None else step.loss + loss.detach()
+        if count is not None:
+            step.count = count + (step.count or 0.0)
+        if not step.last_piece:
+            loss.backward()  # type: ignore[no-untyped-call]
+            return
         try:
             torch.autograd.backward((loss, step.root))
         except RuntimeError as error:
@@ -307,7 +334,14 @@ class Reducer:
             step.table = torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
             step.table.copy_(table.grad, non_blocking=True)
         assert self._probe is not None
-        self._probe.reduced()
+        self._probe.reduced(None if step.count is None else self._divide_by_terms(step, table.grad))
+
+    def _divide_by_terms(self, step: _Step, table: Tensor) -> Tensor:
+        """Make of gradients over rows those over the terms that were counted; returns the factor."""
+        terms = table[:, Column.COUNT].sum() * len(table)
+        factor = float(step.rows.sum()) / terms.clamp(min=1.0)
+        torch._foreach_mul_([p.grad for p in self._model.parameters() if p.grad is not None], factor)
+        return factor
 
     def _check_all_reduced(self, ddp: DistributedDataParallel) -> None:
         try:
@@ -351,14 +385,16 @@ class Reducer:
             whole = float(table[0, Column.WHOLE])
             gradients = Gradients(parts=parts, rows=rows, local=local, whole=whole * whole)
         period = float(table[0, Column.PERIOD])
+        total, terms = int(step.rows.sum()), float(table[:, Column.COUNT].sum())
         return StepReport(
-            total=int(step.rows.sum()),
+            total=total,
             rows=step.measured_rows,
             seconds=table[:, Column.SECONDS],
-            loss=float(table[:, Column.LOSS].mean()),
+            loss=float(table[:, Column.LOSS].mean()) * (total / terms if terms else 1.0),
             leaving=table[:, Column.LEAVING] > 0,
             change=bool(table[:, Column.CHANGE].any()),
             digests=table[:, Column.DIGEST].round(),
+            room=table[:, Column.ROOM],
             took=(before.rows, period) if period > 0 else None,
             gradients=gradients,
             measuring_cost=float(table[:, Column.COST].max()),
@@ -379,7 +415,8 @@ class Reducer:
         before = step.before
         table = torch.zeros(group.world_size, len(Column), device=group.device)
         mine = table[group.rank]
-        mine.copy_(torch.tensor([seconds, 0.0, *flags, before.period, 0.0, 0.0, before.cost]))
+        rest = before.period, 0.0, 0.0, before.cost, step.count or 0.0, signals.room()
+        mine.copy_(torch.tensor([seconds, 0.0, *flags, *rest]))
         mine[Column.LOSS] = step.loss
         if before.norms is not None:
             mine[Column.OWN : Column.COST] = before.norms

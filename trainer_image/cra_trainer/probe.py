@@ -10,6 +10,7 @@ waited for.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Iterable
@@ -60,9 +61,12 @@ class Probe:
         self._rows = rows if measure else None
         if not measure:
             self._kept = None
-        elif self._ranks > 1:
+
+    def last_piece(self) -> None:
+        """What comes now is the last piece of this rank's batch: its own gradients are whole after it."""
+        if self._rows is not None and self._ranks > 1:
             self._hooks = [
-                p.register_hook(self._add)  # type: ignore[no-untyped-call]
+                p.register_hook(functools.partial(self._add, p))  # type: ignore[no-untyped-call]
                 for p in self._parameters
                 if p.requires_grad
             ]
@@ -72,16 +76,18 @@ class Probe:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def _add(self, gradient: Tensor) -> None:
-        """One of this rank's own gradients is about to be reduced."""
+    def _add(self, parameter: Tensor, gradient: Tensor) -> None:
+        """One of this rank's own gradients is about to be reduced, with what earlier pieces left of it."""
         started = time.perf_counter()
+        if parameter.grad is not None:
+            gradient = gradient + parameter.grad
         if not self._norms:
             self.cost = 0.0
         self._norms.append(torch.linalg.vector_norm(gradient, dtype=torch.float32))
         self.cost += time.perf_counter() - started
 
-    def reduced(self) -> None:
-        """The gradients are reduced, and nobody has touched them since."""
+    def reduced(self, scale: Tensor | None = None) -> None:
+        """The gradients are reduced, and nobody has touched them since, except to multiply by `scale`."""
         if self._rows is None:
             return
         started = time.perf_counter()
@@ -95,6 +101,9 @@ class Probe:
             # A_i = (b_i/B)·|g_i|² the root is that one's norm times √(B/b_i)/n.
             own = torch.linalg.vector_norm(torch.stack(self._norms))
             own *= math.sqrt(rows / max(mine, 1)) / self._ranks
+            if scale is not None:
+                # So a part counts by its rows, whatever terms its loss has: right in the mean.
+                own *= scale
             # NB: get_total_norm would answer in the gradients' own type, and of bfloat16 too little is left
             # for the difference of two squares.
             norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]

@@ -46,7 +46,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,8 +57,9 @@ from cra_trainer import data, process, progress, state, stream, termination
 from cra_trainer.account import Account
 from cra_trainer.allocation.layers import LayerCut
 from cra_trainer.allocation.ranks import RankPlanner
-from cra_trainer.allocation.shares import Floats, Ints
+from cra_trainer.allocation.shares import Floats
 from cra_trainer.allocation.strategies import make_strategy
+from cra_trainer.batch import Batch
 from cra_trainer.batching import Batching
 from cra_trainer.checkpoint import State
 from cra_trainer.config import Config, read_config
@@ -68,6 +69,7 @@ from cra_trainer.elastic.roster import NOTHING
 from cra_trainer.evaluation import Classification, by_name, lines, scores
 from cra_trainer.keeper import Keeper
 from cra_trainer.measures import Measure, flatten, merge, performances
+from cra_trainer.memory import Room
 from cra_trainer.optimizers import divides_by_root, scaled
 from cra_trainer.parallel import Reducer, Signals
 from cra_trainer.tracking import Tracker
@@ -90,17 +92,6 @@ def init() -> Session:
     config = read_config()
     torch.manual_seed(config.training.seed)
     return Session(this, config, Membership(this.env, on_member=this.defer_stop, on_exclusion=this.give_up))
-
-
-@dataclass(kw_only=True)
-class _Batch:
-    """The batch that the script holds."""
-
-    rows: Ints
-    total: int
-    after: data.Cursor
-    started: float
-    reduced: bool = False
 
 
 class Session:
@@ -126,7 +117,7 @@ class Session:
         self._position = state.Position()
         self._tracker = Tracker(this.env, config.training.tracking)
         self._prepared: tuple[state.Parts, Reducer] | None = None
-        self._batch: _Batch | None = None
+        self._batch: Batch | None = None
         self._undo: state.Undo | None = None
         self._reported = 0
         self._stop = self._change = self._leave = self._cut = False
@@ -194,6 +185,7 @@ class Session:
             leaving=lambda: self._process.stopping,
             change=lambda: self._membership.change_wanted,
             digest=lambda: self._planner.digest,
+            room=Room(self.device),
             is_loss=self._membership.is_loss,
         )
         reducer = Reducer(model, self.device, signals)
@@ -258,7 +250,11 @@ class Session:
                 self._position = self._position.next_epoch()
 
     def batches(
-        self, dataset: stream.Dataset, *, collate: Callable[[list[Any]], Any] = default_collate
+        self,
+        dataset: stream.Dataset,
+        *,
+        collate: Callable[[list[Any]], Any] = default_collate,
+        at_most: int | None = None,
     ) -> Iterator[Any]:
         """This rank's batches of the rest of the epoch, on its device.
 
@@ -266,12 +262,19 @@ class Session:
             dataset: The training set, the same on every rank: map-style, iterable, or iterable in shards, as
                 described in `cra_trainer.stream`.
             collate: Makes a batch of a list of samples; not used for a `TensorDataset`.
+            at_most: Rows that fit this rank's memory at once. A batch of more comes in pieces, of which each
+                has its `backward` and `step`; gradients add up, and only the last `step` is one.
 
         Raises:
             SessionError: The data set is empty, or the last batch was not stepped.
             SystemExit: With code 143, on every rank after the same step, when any rank got SIGTERM.
         """
-        _, reducer = self._use("batches")
+        parts, reducer = self._use("batches")
+        if at_most is not None and any(isinstance(m, nn.SyncBatchNorm) for m in parts.model.modules()):
+            raise SessionError(
+                "session.batches(): at_most does not go with SyncBatchNorm, whose ranks wait for each other "
+                "in every piece; use GroupNorm"
+            )
         reducer.rest()
         seed, cursor = self.config.training.seed, self._position.cursor
         epoch = cursor.epoch
@@ -287,50 +290,71 @@ class Session:
                 # Now it is known at the latest.
                 self._account.size = source.size or cursor.index
                 break
-            rows = self._planner.rows(total)
+            rows = self._planner.rows(total, after=cursor.samples)
             reducer.begin(rows, measure=self._batching.due(cursor.step))
             self._membership.computing(True)
-            self._batch = _Batch(rows=rows, total=total, after=source.after(total), started=started)
-            yield data.to_device(source.take(rows, self.rank), self.device)
+            after = source.after(total)
+            batch = self._batch = Batch(
+                rows=rows, rank=self.rank, total=total, after=after, started=started, largest=at_most
+            )
+            while True:
+                if batch.last:
+                    reducer.last_piece()
+                piece = batch.piece
+                yield data.to_device(source.take(*batch.slot), self.device)
+                if self._batch is not batch or batch.piece == piece:
+                    break
             self._settle()
         if not cursor.samples:
             raise SessionError("session.batches(): the data set is empty; give at least one sample")
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, count: float | None = None) -> None:
         """Backward pass; on return the gradients are the mean over the global batch, on every rank.
 
         Args:
-            loss: The mean loss over the rows of this rank's batch (no dimension), or each row's, [rows].
+            loss: The mean loss over the rows of this rank's batch (no dimension), or each row's, [rows]; with
+                `count` the sum over so many terms.
+            count: Terms of this rank's loss, where rows have unequal numbers of them, as texts with ignored
+                tokens do: the gradient is the mean over the terms of the whole global batch. 0 where a rank
+                has none. Give it in all calls or in none.
 
         Raises:
             SessionError: No batch is open, or the loss has another shape.
         """
         batch = self._batch
-        if self._prepared is None or batch is None or batch.reduced:
+        if self._prepared is None or batch is None or batch.backed:
             raise SessionError("session.backward(): call it once for each batch of session.batches()")
-        mine = int(batch.rows[self.rank])
-        if loss.ndim > 1 or (loss.ndim == 1 and len(loss) != max(mine, 1)):
-            raise SessionError(
-                f"session.backward(): expected one mean loss or {max(mine, 1)} losses, one per row, "
-                f"got shape {list(loss.shape)}"
-            )
-        weight = self.world_size * (mine if loss.ndim == 0 else bool(mine)) / batch.total
-        self._prepared[1].backward(loss.sum() * weight if loss.ndim else loss * weight)
-        batch.reduced = True
+        try:
+            part = batch.weigh(loss, count)
+        except ValueError as error:
+            raise SessionError(f"session.backward(): {error}") from None
+        self._prepared[1].backward(part, None if count is None else count * bool(batch.mine))
+        batch.backed = True
 
-    def step(self) -> None:
+    def step(self, *, clip_norm: float | None = None) -> bool:
         """Take the optimizer step; from now on it is part of the training on every rank.
+
+        Args:
+            clip_norm: Largest norm of the whole gradient, which is scaled down to it where it is larger.
+
+        Returns:
+            Whether there was a step: not after a piece of a batch that is not its last.
 
         Raises:
             SessionError: `backward` was not called for this batch.
         """
         batch = self._batch
-        if self._prepared is None or batch is None or not batch.reduced:
+        if self._prepared is None or batch is None or not batch.backed:
             raise SessionError("session.step(): call session.backward(loss) for this batch first")
         parts, reducer = self._prepared
+        if not batch.last:
+            batch.piece, batch.backed = batch.piece + 1, False
+            return False
         if reducer.failed:
             self._batch, self._undo = None, state.Undo.of(parts)
-            return
+            return True
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(parts.model.parameters(), clip_norm)
         if parts.layers is not None:
             done = self._account.progress(self._position).ratio
             self._cut = parts.layers.follow(parts.optimizer, done) or self._cut
@@ -346,7 +370,7 @@ class Session:
             seconds=self._position.seconds + seconds,
         )
         self._account.step(
-            rows=int(batch.rows[self.rank]),
+            rows=batch.mine,
             total=batch.total,
             seconds=seconds,
             number=self._position.cursor.step,
@@ -355,7 +379,7 @@ class Session:
         report = reducer.end()
         if report is not None:
             self._account.take(report)
-            self._planner.observe(report.rows, report.seconds, report.digests)
+            self._planner.observe(report.rows, report.seconds, report.digests, report.room)
             self._batching.observe(
                 rows=report.total,
                 took=report.took,
@@ -369,6 +393,7 @@ class Session:
         if self._tracker.due:
             rate = {"train/learning_rate": float(parts.optimizer.param_groups[0]["lr"]) * factor}
             self._tracker.write(self._position.cursor.step, self._account.curves() | rate)
+        return True
 
     def shard(
         self,
