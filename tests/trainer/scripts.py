@@ -183,13 +183,21 @@ def die(record: Record, rank: int) -> None:
             session.step()
 
 
-def elastic(record: Record, size: int, trace: str, pace: float) -> None:
-    """Train to the end, and note every step that counted: what of, in which group, and the state after it."""
+def elastic(record: Record, size: int, trace: str, pace: float, whole: bool = False) -> None:
+    """Train to the end, and note every step that counted: what of, in which group, and the state after it.
+
+    With `whole` the model does the same with a batch in one piece and in parts, and SGD makes no large step
+    of a small difference.
+    """
     session = cra_trainer.init()
     dataset, inner = make_dataset(size), nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
-    adam = torch.optim.Adam(inner.parameters(), lr=0.01)
-    schedule = torch.optim.lr_scheduler.StepLR(adam, 5, gamma=0.99)
-    model, optimizer = session.prepare(inner, adam, schedule=schedule)
+    if whole:
+        inner = make_model()
+    chosen: torch.optim.Optimizer = torch.optim.Adam(inner.parameters(), lr=0.01)
+    if whole:
+        chosen = torch.optim.SGD(inner.parameters(), lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.StepLR(chosen, 5, gamma=0.99)
+    model, optimizer = session.prepare(inner, chosen, schedule=schedule)
     path = Path(f"{trace}-{os.getpid()}")
     for epoch in session.epochs():
         model.train()
