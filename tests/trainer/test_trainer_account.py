@@ -19,5 +19,6 @@ def test_speed_is_that_of_the_present_group() -> None:
     assert account.rate.value == pytest.approx(640)
     account.enter(0, 2, 2)
     assert account.rate.value is None
-    account.step(rows=32, total=64, seconds=0.05, number=100, factor=1.0)
+    account.step(rows=32, total=64, seconds=3.0, number=100, factor=1.0)  # everything is made anew
+    account.step(rows=32, total=64, seconds=0.05, number=101, factor=1.0)
     assert account.rate.value == pytest.approx(1280)

@@ -27,7 +27,7 @@ class Account:
 
     Attributes:
         size: Samples of the training set.
-        rate: Samples per second of the group.
+        rate: Samples per second of the group, its first step left out.
         performance: Each rank's performance P at the last report, NaN where a rank has none.
         finished: Whether the script has ended the training.
     """
@@ -36,13 +36,15 @@ class Account:
         self._readings, self._planner, self._batching = readings, planner, batching
         self._epochs = epochs
         self.size = 0
-        self.rate = progress.Rate()
+        self.rate, self._first = progress.Rate(), True
         self._loss: float | None = None
         self._factor: float | None = None
         self.performance: Floats | None = None
         self.finished = False
         # The size of the group before this one, until its first step is done; and when the last step was.
         self._before: int | None = None
+        self._stragglers: frozenset[int] = frozenset()
+        self._room: Floats | None = None
         self._ended: float | None = None
 
     def enter(self, rank: int, world_size: int, generation: int) -> None:
@@ -51,14 +53,18 @@ class Account:
         if self._before is None and self._ended is not None:
             self._before = readings.world_size
         readings.rank, readings.world_size, readings.generation = rank, world_size, generation
-        self.rate = progress.Rate()  # what another group reached says nothing of this one
+        # What another group reached says nothing of this one.
+        self.rate, self._first = progress.Rate(), True
         self.performance = None
+        self._stragglers, self._room = frozenset(), None
 
     def step(self, *, rows: int, total: int, seconds: float, number: int, factor: float) -> None:
         """This rank trained `rows` of a global batch of `total` rows in `seconds`, with so many times the
         learning rate: step `number` is done.
         """
-        self.rate.add(total, seconds)
+        if not self._first:  # the first step of a group also makes its buffers and connections
+            self.rate.add(total, seconds)
+        self._first = False
         self._factor = factor
         self._readings.samples_total += rows
         self._readings.step_seconds = seconds
@@ -80,12 +86,27 @@ class Account:
         self._loss = report.loss
         self._readings.compute_seconds = report.compute_seconds
         self._readings.communication_seconds = report.communication_seconds
+        self._room = report.room
+        slow = frozenset(np.flatnonzero(self._planner.stragglers).tolist())
+        if slow != self._stragglers:
+            self._name_stragglers(slow)
+
+    def _name_stragglers(self, slow: frozenset[int]) -> None:
+        before, self._stragglers = self._stragglers, slow
+        if self._readings.rank == 0:
+            for rank in sorted(slow - before):
+                log.warning("rank %d is slow for good: %.0f samples/s", rank, self._planner.capability[rank])
+            for rank in sorted(before - slow):
+                log.info("rank %d is no longer slow", rank)
 
     def publish(self, position: Position) -> None:
         """Expose where the training is; what is the group's own is rank 0's to say."""
         readings, rank = self._readings, self._readings.rank
         readings.share_ratio = float(self._shares[rank])
         readings.weight_ratio = float(self._planner.allocation.weights[rank])
+        readings.straggler = float(self._planner.stragglers[rank])
+        if self._room is not None:
+            readings.memory_headroom_ratio = float(self._room[rank])
         readings.capability_samples_per_second = float(self._planner.capability[rank]) or None
         if self.performance is not None and not np.isnan(self.performance[rank]):
             readings.performance = float(self.performance[rank])
@@ -97,6 +118,8 @@ class Account:
             readings.batch_size = self._batching.size
             readings.learning_rate_factor = self._factor
             readings.scale_invariant_steps = self._batching.progress
+            if self.rate.value is not None:
+                readings.goodput_samples_per_second = self.rate.value * self._batching.efficiency
             if self._batching.noise.known and self._batching.noise.value is not None:
                 readings.noise_scale = self._batching.noise.value.scale
 
