@@ -186,8 +186,10 @@ def _quotas(environ: Mapping[str, str], name: str) -> dict[str, Quota]:
     quotas = {}
     for namespace, entry in _table(environ, name).items():
         match entry:
-            case {"gpus": int(gpus), **rest} if gpus >= 0 and set(rest) <= {"borrow"}:
-                quotas[namespace] = Quota(gpus=gpus, borrow=bool(rest.get("borrow", True)))
+            case {"gpus": int(gpus)} if gpus >= 0 and len(entry) == 1:
+                quotas[namespace] = Quota(gpus=gpus)
+            case {"gpus": int(gpus), "borrow": bool(borrow)} if gpus >= 0 and len(entry) == 2:
+                quotas[namespace] = Quota(gpus=gpus, borrow=borrow)
             case _:
                 raise ConfigError(
                     f"{name} has {entry!r} for {namespace}: give gpus, and borrow true or false"

@@ -92,6 +92,8 @@ def test_all_settings_are_read() -> None:
         ("CRA_QUOTAS", '["a"]'),
         ("CRA_QUOTAS", '{"a": {"gpus": "many"}}'),
         ("CRA_QUOTAS", '{"a": {"gpus": 1, "lend": true}}'),
+        ("CRA_QUOTAS", '{"a": {"gpus": 1, "borrow": "no"}}'),
+        ("CRA_QUOTAS", '{"a": {"gpus": -1}}'),
         ("CRA_QUEUES", '{"a": 3}'),
         ("CRA_QUEUES", '{"a": {"gpuHours": -1}}'),
         ("CRA_QUEUES", '{"a": {"weight": 0}}'),
