@@ -16,7 +16,7 @@ from cra_trainer.allocation.ranks import RankPlanner
 from cra_trainer.allocation.strategies import make_strategy
 from cra_trainer.batching import EVERY, GAIN, Batching, StepTime, best_batch, gain, goodput
 from cra_trainer.config import Training
-from cra_trainer.noise import Gradients, Noise
+from cra_trainer.noise import ENOUGH, Gradients, Noise
 from cra_trainer.optimizers import divides_by_root, scaled
 
 positive = st.floats(1e-6, 1e6)
@@ -37,6 +37,15 @@ def measured(noise: Noise, rows: int, parts: int = 2) -> Gradients:
         local=noise.square + parts * noise.trace / rows,
         whole=noise.square + noise.trace / rows,
     )
+
+
+def test_a_sample_of_a_larger_batch_is_worth_less_once_the_noise_is_known() -> None:
+    group, noise = batching(base=32), Noise(trace=100.0, square=1.0)
+    group.size = 128
+    for _ in range(ENOUGH):
+        assert group.efficiency == 1
+        group.observe(rows=128, gradients=measured(noise, 128))
+    assert group.efficiency == pytest.approx((100 + 32) / (100 + 128))
 
 
 def train(group: Batching, noise: Noise, time: StepTime, steps: int) -> list[int]:

@@ -44,11 +44,16 @@ def readings(rank: int = 0) -> telemetry.Readings:
 def test_the_endpoint_answers_before_anything_is_ready() -> None:
     one, port = readings(), free_port()
     server = telemetry.serve(
-        port, metrics=lambda: telemetry.exposition(one), ready=lambda: one.ready, address="127.0.0.1"
+        port,
+        metrics=lambda: telemetry.exposition(one),
+        ready=lambda: one.ready,
+        allocation=lambda: b'{"ranks": []}',
+        address="127.0.0.1",
     )
     try:
         assert get(port, "readyz") == (503, "preparing\n")
         assert get(port, "healthz")[0] == 200
+        assert get(port, "allocation") == (200, '{"ranks": []}')
         assert get(port, "")[0] == 404
         status, text = get(port, "metrics")
         assert status == 200

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from cra_trainer.account import Account
 from cra_trainer.allocation.ranks import RankPlanner
 from cra_trainer.allocation.shares import Floats
 from cra_trainer.allocation.strategies import make_strategy
+from cra_trainer.batching import Batching
+from cra_trainer.config import Training
+from cra_trainer.parallel import StepReport
+from cra_trainer.state import Position
+from cra_trainer.telemetry import Readings
 
 EQUAL = np.full(4, 1e-3)
 
@@ -54,3 +61,44 @@ def test_a_straggler_stays_one_when_others_come_and_go() -> None:
     group.resize([0, 3, -1])
     assert group.stragglers.tolist() == [False, True, False]
     assert train(group, np.array([1e-3, 2.5e-3, 1e-3]), seconds=40) == [False, True, False]
+
+
+def test_the_metrics_and_the_log_of_rank_0_name_the_straggler(caplog: pytest.LogCaptureFixture) -> None:
+    group = make_group()
+    train(group, EQUAL, seconds=10)
+    readings = Readings(rank=2, world_size=4, generation=1)
+    account = Account(readings, group, Batching(Training(), world_size=4), epochs=1)
+    account.publish(Position())
+    assert readings.straggler == 0
+    train(group, EQUAL * [1, 1, 3, 1], seconds=40)
+    account.publish(Position())
+    assert readings.straggler == 1
+    leader = Account(
+        Readings(rank=0, world_size=4, generation=1), group, Batching(Training(), world_size=4), epochs=1
+    )
+    with caplog.at_level("INFO", logger="cra_trainer"):
+        leader.take(report())
+        train(group, EQUAL, seconds=40)
+        leader.take(report())
+    slow, recovered = (record.message for record in caplog.records)
+    assert slow.startswith("rank 2 is slow for good: 33")
+    assert recovered == "rank 2 is no longer slow"
+
+
+def report() -> StepReport:
+    n = np.zeros(4)
+    return StepReport(
+        total=400,
+        rows=np.full(4, 100),
+        seconds=n,
+        loss=0.0,
+        leaving=n > 0,
+        change=False,
+        digests=n,
+        room=n + 1,
+        took=None,
+        gradients=None,
+        measuring_cost=0.0,
+        compute_seconds=0.0,
+        communication_seconds=0.0,
+    )

@@ -59,9 +59,13 @@ class StepTime(NamedTuple):
 
 def goodput(rows: int, *, base: int, noise: Noise, time: StepTime) -> float:
     """Useful samples per second with a global batch of `rows`: throughput times efficiency."""
+    return rows / (time.fixed + time.per_row * rows) * efficiency(rows, base=base, noise=noise)
+
+
+def efficiency(rows: int, *, base: int, noise: Noise) -> float:
+    """(φ + B0) / (φ + B): what a sample in a batch of `rows` is worth beside one in a batch of `base`."""
     trace, square = max(noise.trace, 0.0), max(noise.square, 0.0)
-    efficiency = (trace + base * square) / (trace + rows * square) if trace + square > 0 else 1.0
-    return rows / (time.fixed + time.per_row * rows) * efficiency
+    return (trace + base * square) / (trace + rows * square) if trace + square > 0 else 1.0
 
 
 def best_batch(*, noise: Noise, time: StepTime, low: int, high: int) -> int:
@@ -232,6 +236,14 @@ class Batching:
     @property
     def _adapts(self) -> bool:
         return self._bounds[0] < self._bounds[1]
+
+    @property
+    def efficiency(self) -> float:
+        """What a sample in a batch of the present size is worth; 1 while the noise is not known."""
+        noise = self.noise.value
+        if noise is None or not self.noise.known:
+            return 1.0
+        return efficiency(self.size, base=self._base, noise=noise)
 
     def _gain(self, rows: int) -> float:
         noise = self.noise.value

@@ -8,6 +8,7 @@ the exception hook.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -30,6 +31,7 @@ class Process:
         env: Where this process stands.
         readings: The numbers behind its endpoint.
         refresh: Brings `readings` up to date; called when somebody asks for them.
+        allocation: Why each rank has its share; called when somebody asks for it.
         progress: What the last message says of the training, if the script has a session.
     """
 
@@ -39,6 +41,7 @@ class Process:
             rank=env.rank, world_size=env.world_size, generation=env.generation
         )
         self.refresh: Callable[[], None] = lambda: None
+        self.allocation: Callable[[], Mapping[str, Any]] = dict
         self.progress: Callable[[], Mapping[str, Any]] = dict
         self._stop = threading.Event()
         self._interruptible = True
@@ -131,6 +134,7 @@ def start(env: Env | None = None) -> Process:
         telemetry.serve(
             process.env.metrics_port,
             metrics=process.exposition,
+            allocation=lambda: json.dumps(process.allocation()).encode(),
             ready=lambda: process.readings.ready,
             address=process.env.pod_ip or "0.0.0.0",
         )

@@ -66,6 +66,7 @@ class LocalRanks:
             telemetry.serve(
                 self._env.metrics_port,
                 metrics=lambda: merge([self._get(port, "metrics") or b"" for port in self._ports]),
+                allocation=lambda: self._get(self._ports[0], "allocation") or b"{}",
                 ready=lambda: all(self._get(port, "readyz") is not None for port in self._ports),
                 address=self._env.pod_ip or "0.0.0.0",
             )

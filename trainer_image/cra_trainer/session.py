@@ -192,7 +192,7 @@ class Session:
         self._prepared = parts, reducer
         self._process.progress = self._describe
         self._enter(self._membership.join(self._position.standing))
-        self._process.refresh = self._publish
+        self._process.refresh, self._process.allocation = self._publish, self._planner.explain
         self._process.readings.ready = True
         return reducer.replica, optimizer
 

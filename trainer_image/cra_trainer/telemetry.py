@@ -32,10 +32,13 @@ HELP = {
     "learning_rate_factor": "What the learning rate was multiplied with in the last step, for its batch size",
     "noise_scale": "Gradient noise scale: the batch at which noise and gradient are of one size, in samples",
     "scale_invariant_steps": "Steps of size batchSize that the steps so far are worth",
+    "goodput_samples_per_second": "Samples per second, each as what it is worth in a batch of batchSize",
     "share_ratio": "Part of the global batch that this rank trains",
     "weight_ratio": "Attention weight of this rank, before its capability",
     "performance": "Performance P of this rank at the last report",
     "capability_samples_per_second": "Samples per second that this rank was measured to compute",
+    "straggler": "1 when this rank is slow for good: slower than it was, or far behind; else 0",
+    "memory_headroom_ratio": "Part of its memory that this rank has never used, 1 without a limit",
     "step_seconds": "Duration of the last step",
     "compute_seconds": "Part of the last step until the last gradient was ready",
     "communication_seconds": "Part of the last step spent waiting for the reduction",
@@ -65,6 +68,8 @@ class Readings:
     weight_ratio: float | None = None
     performance: float | None = None
     capability_samples_per_second: float | None = None
+    straggler: float | None = None
+    memory_headroom_ratio: float | None = None
     step_seconds: float | None = None
     compute_seconds: float | None = None
     communication_seconds: float | None = None
@@ -76,6 +81,7 @@ class Readings:
     loss: float | None = None
     eta_seconds: float | None = None
     samples_per_second: float | None = None
+    goodput_samples_per_second: float | None = None
     batch_size: int | None = None
     learning_rate_factor: float | None = None
     noise_scale: float | None = None
@@ -117,9 +123,14 @@ def exposition(readings: Readings) -> bytes:
 
 
 def serve(
-    port: int, *, metrics: Callable[[], bytes], ready: Callable[[], bool], address: str = "0.0.0.0"
+    port: int,
+    *,
+    metrics: Callable[[], bytes],
+    ready: Callable[[], bool],
+    allocation: Callable[[], bytes] | None = None,
+    address: str = "0.0.0.0",
 ) -> ThreadingHTTPServer:
-    """Serve /metrics, /readyz and /healthz from a daemon thread until the process ends.
+    """Serve /metrics, /allocation, /readyz and /healthz from a daemon thread until the process ends.
 
     Raises:
         OSError: The port is taken.
@@ -130,12 +141,14 @@ def serve(
             path = self.path.partition("?")[0]
             if path == "/metrics":
                 self._answer(200, metrics(), CONTENT_TYPE_LATEST)
+            elif path == "/allocation" and allocation is not None:
+                self._answer(200, allocation(), "application/json")
             elif path == "/readyz":
                 self._answer(200, b"ready\n") if ready() else self._answer(503, b"preparing\n")
             elif path == "/healthz":
                 self._answer(200, b"alive\n")
             else:
-                self._answer(404, b"/metrics, /readyz and /healthz are served here\n")
+                self._answer(404, b"/metrics, /allocation, /readyz and /healthz are served here\n")
 
         def _answer(self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
             self.send_response(status)
