@@ -1,9 +1,8 @@
-"""The solver finds what trying everything finds, in both of its forms, and quickly."""
+"""The solver finds what trying everything finds, in both of its forms."""
 
 from __future__ import annotations
 
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -87,28 +86,3 @@ def test_ruling_out_columns_loses_nothing(jobs: int, capacity: int, seed: int) -
     rows = np.arange(jobs)
     assert sizes.gpus[found].sum() <= capacity
     assert value[rows, found].sum() == pytest.approx(value[rows, known].sum(), rel=1e-12)
-
-
-def test_a_thousand_jobs_take_milliseconds() -> None:
-    """On 2,048 GPUs; ten times as long as on an idle core is still within what a decision may take."""
-    random = np.random.default_rng(0)
-    sizes = sizes_of([1, 2, 4, *range(8, 65, 8), 128, 256], [0] * 13)
-    value = -1 / (random.uniform(0.1, 1, (1000, 1)) * sizes.gpus ** random.uniform(0.3, 1, (1000, 1)) + 1e-3)
-    assert fastest(value, sizes, 2048) < 0.03
-
-
-def test_a_minute_of_a_cluster_takes_milliseconds() -> None:
-    """30 jobs on 64 GPUs, as in a shipped workload; the bar leaves room for a busy machine."""
-    random = np.random.default_rng(0)
-    sizes = sizes_of([1, 2, *range(4, 65, 4)], [0] * 18)
-    value = -1 / (random.uniform(0.1, 1, (30, 1)) * sizes.gpus ** random.uniform(0.3, 1, (30, 1)) + 1e-3)
-    assert fastest(value, sizes, 64) < 0.005
-
-
-def fastest(value: Floats, sizes: Sizes, capacity: int) -> float:
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        solve(value, sizes, np.array([capacity]))
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)

@@ -46,6 +46,13 @@ def solve(value: Floats, sizes: Sizes, capacity: Ints) -> Ints:
     Raises:
         ValueError: No choice fits, because some jobs may not be left without GPUs.
     """
+    # Large clusters offer many sizes that no job may have yet.
+    used: NDArray[np.bool_] = np.isfinite(value).any(axis=0)
+    used[0] = True
+    if not used.all():
+        columns = np.flatnonzero(used)
+        kept = Sizes(gpus=sizes.gpus[columns], nodes=sizes.nodes[columns], kind=sizes.kind[columns])
+        return columns[solve(value[:, columns], kept, capacity)]
     open_ = _promising(value, sizes.gpus, int(capacity[0])) if len(capacity) == 1 else np.isfinite(value)
     choice: Ints = np.argmax(open_, axis=1)
     settled = open_.sum(axis=1) == 1
@@ -137,7 +144,8 @@ def _worthwhile(value: Floats, sizes: Sizes) -> list[int]:
     """The columns that no other column beats with as few GPUs of the same type."""
     best: dict[int, float] = {}
     kept = []
-    for k in sorted(range(len(sizes)), key=lambda k: (sizes.gpus[k], -value[k])):
+    finite = np.flatnonzero(np.isfinite(value))
+    for k in finite[np.lexsort((-value[finite], sizes.gpus[finite]))].tolist():
         kind = int(sizes.kind[k])
         # No GPUs at all compete with every type.
         rivals = max(best.get(kind, -np.inf), best.get(-1, -np.inf))
