@@ -47,7 +47,7 @@ def solve(value: Floats, sizes: Sizes, capacity: Ints) -> Ints:
         ValueError: No choice fits, because some jobs may not be left without GPUs.
     """
     # Large clusters offer many sizes that no job may have yet.
-    used: NDArray[np.bool_] = np.isfinite(value).any(axis=0)
+    used: NDArray[np.bool_] = np.isfinite(value.max(axis=0, initial=-np.inf))
     used[0] = True
     if not used.all():
         columns = np.flatnonzero(used)
