@@ -1,0 +1,73 @@
+"""One preset of the rule for all jobs, chosen anew every ten minutes by what the cluster is like.
+
+The common part of the policies that learn values of states and actions (`q_learning`, `sarsa`,
+`double_dqn`): the actions are presets of `goodput`, the state is that of the whole cluster, as bins for
+tables and as numbers for networks. Ten minutes are long enough for a choice to have an effect, and short
+beside a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from cra_operator.controller.policies.goodput import MIXED, Goodput, Preset, single_gpu_seconds
+from cra_operator.controller.policies.tokens import CLUSTER, cluster_tokens, speed_profile
+from cra_operator.controller.policy import ClusterObservation, Decision, Floats
+
+SECONDS = 600.0
+"""How long a choice holds."""
+ACTIONS: tuple[Preset, ...] = tuple(
+    Preset(favour=favour, concavity=concavity, damping=damping)
+    for favour in (0.25, 0.4, 0.55)
+    for concavity in (0.75, 1.0)
+    for damping in (0.5, 1.5)
+)
+"""What can be chosen."""
+LOAD_EDGES = (-1.0, -0.3, 0.2, 0.7, 1.2, 1.8, 2.5)
+BACKLOG_EDGES = (-1.0, 0.0, 0.7)
+STATES = (len(LOAD_EDGES) + 1) * (len(BACKLOG_EDGES) + 1)
+"""Of the table: bins of the load times bins of the backlog (`tokens.CLUSTER_FEATURES`)."""
+NUMBERS = CLUSTER
+"""How many numbers are the state of a network."""
+
+
+def table_row(state: Floats) -> int:
+    """The bin of a state, below `STATES`."""
+    load = int(np.searchsorted(LOAD_EDGES, state[0]))
+    return load * (len(BACKLOG_EDGES) + 1) + int(np.searchsorted(BACKLOG_EDGES, state[1]))
+
+
+def state_of(seen: ClusterObservation) -> Floats:
+    """What the cluster is like, [`NUMBERS`]."""
+    gpus = seen.sizes.gpus
+    alone, _ = single_gpu_seconds(seen.rate, gpus, seen.remaining, seen.attained)
+    held, limit = gpus[seen.current].astype(float), seen.limit.astype(float)
+    return cluster_tokens(alone, speed_profile(seen.rate, gpus), held, limit, float(seen.capacity.sum()))
+
+
+class Choosing:
+    """A rule whose preset is chosen.
+
+    Args:
+        choose: From a state, [`NUMBERS`], to the number of an action.
+
+    Attributes:
+        rule: The rule, with the preset that holds now.
+    """
+
+    def __init__(self, choose: Callable[[Floats], int]) -> None:
+        self._choose = choose
+        self.rule = Goodput()
+        self._until = -np.inf
+
+    def decide(self, seen: ClusterObservation) -> Decision:
+        """See `Policy.decide`."""
+        if seen.time >= self._until and len(seen):
+            preset = ACTIONS[self._choose(state_of(seen))]
+            # On several types of GPU, what a move loses counts whatever is chosen.
+            self.rule.preset = replace(preset, lost=MIXED.lost) if len(seen.capacity) > 1 else preset
+            self._until = seen.time + SECONDS
+        return self.rule.decide(seen)

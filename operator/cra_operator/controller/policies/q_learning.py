@@ -1,0 +1,22 @@
+"""Q-learning: the best known action of a table, learned off-policy (Watkins and Dayan, 1992).
+
+Trained by `cra_simulator.learning.q_learning`; here the table is only read.
+"""
+
+from __future__ import annotations
+
+from cra_operator.controller.policies.choosing import Choosing, table_row
+from cra_operator.controller.policies.store import load_tensors
+from cra_operator.controller.policy import Floats
+
+
+class QLearning(Choosing):
+    """Reads the action of the largest value.
+
+    Args:
+        table: Q(s, a), [S, A]; None takes the one that is shipped.
+    """
+
+    def __init__(self, table: Floats | None = None) -> None:
+        values = load_tensors("q-learning")[0]["table"] if table is None else table
+        super().__init__(lambda state: int(values[table_row(state)].argmax()))
