@@ -9,6 +9,7 @@ from torch.nn import functional
 import cra_trainer
 from cra_trainer import data
 from cra_trainer.allocation.layers import LayerCut
+from cra_trainer.allocation.samples import Thinning
 from cra_trainer.allocation.tasks import TaskWeights
 from tests.trainer.scripts import Record, digest, make_dataset, make_model
 
@@ -70,3 +71,21 @@ def cut_layers(record: Record) -> None:
             record["first"].append(digest(body[0]))
         session.report(cut=float(layers.cut))
     session.finish()
+
+
+def thin(record: Record) -> None:
+    """Train without the samples that are thinned out; note how many rows were computed."""
+    session = cra_trainer.init()
+    inner, dataset, epochs = make_model(), make_dataset(64), session.config.training.epochs
+    thinning = Thinning(64, whole=0.25)
+    model, _ = session.prepare(inner, torch.optim.SGD(inner.parameters(), lr=0.1))
+    record["computed"] = 0
+    for epoch in session.epochs():
+        for x, y, numbers in session.batches(dataset):
+            rows, weights = thinning.choose(numbers, progress=epoch / epochs)
+            record["computed"] += len(rows)
+            losses = functional.cross_entropy(model(x[rows]), y[rows], reduction="none")
+            session.backward(thinning.spread(losses, numbers, rows, weights))
+            session.step()
+    session.finish()
+    record["weights"] = digest(inner)
