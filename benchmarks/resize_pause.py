@@ -11,7 +11,6 @@ turn.
     make bench NAME=resize_pause
 """
 
-import copy
 import os
 import re
 import statistics
@@ -23,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import TensorDataset
 
 from benchmarks import paired, sides
 from benchmarks.local_group import COMMON, LocalGroup
+from benchmarks.paired import Clock
 from benchmarks.report import describe_machine, print_figures, print_table
 from benchmarks.scripts import task
 from benchmarks.steps import Line, pauses, redone, repeats, step_seconds
@@ -34,7 +35,7 @@ from benchmarks.torchrun_group import TUNING, TorchrunGroup
 SMALL, LARGE = (0, 1), (2, 3)
 ROUNDS, TORCHRUN_ROUNDS = 5, 3
 SETTLE = 10  # steps at a size before the next change
-IDLE_RANKS, IDLE_RUNS, IDLE_ROUNDS, WARM_UP = 2, 6, 60, 10
+IDLE_RANKS, IDLE_RUNS, IDLE_ROUNDS, WARM_UP = 2, 6, 128, 50
 
 CONFIG = {
     "training": {"batchSize": task.BATCH, "epochs": 10**6},
@@ -106,7 +107,10 @@ def with_torchrun(directory: Path) -> Measured:
 
 
 def idle(session_first: bool, rank: int, port: int, results: Any) -> None:
-    """Bare DDP and an elastic session in turn, on one of two ranks; rank 0 reports the times."""
+    """Bare DDP and an elastic session in turn, on one of two ranks; rank 0 reports the times.
+
+    Both train one model with one optimizer, so that no side's memory lies better.
+    """
     os.environ |= COMMON | {
         "RANK": str(rank),
         "WORLD_SIZE": str(IDLE_RANKS),
@@ -115,13 +119,18 @@ def idle(session_first: bool, rank: int, port: int, results: Any) -> None:
     }
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    membership, dataset, model = sides.membership(), task.make_dataset(), task.make_model()
+    membership, model = sides.membership(), task.make_model()
+    dataset = TensorDataset(*task.make_dataset().tensors[:2])
+    optimizer = torch.optim.Adam(model.parameters())
     session = sides.make_session(membership, batch_size=task.BATCH, strategy="uniform")
-    models = [copy.deepcopy(model), model]
-    elastic = sides.with_session(session, dataset, models.pop(0 if session_first else 1))
+    elastic = sides.with_session(session, dataset, model, optimizer)
     next(elastic)  # forms the group
-    turns = {"bare DDP": sides.bare_ddp(dataset, models.pop(), batch_size=task.BATCH), "session": elastic}
-    times = paired.take_turns(turns, rounds=IDLE_ROUNDS, warm_up=WARM_UP)
+    turns = {
+        "bare DDP": sides.bare_ddp(dataset, model, optimizer, batch_size=task.BATCH),
+        "session": elastic,
+    }
+    order = reversed(turns) if session_first else turns
+    times = paired.take_turns({name: turns[name] for name in order}, rounds=IDLE_ROUNDS, warm_up=WARM_UP)
     if rank == 0:
         results.put(times)
     membership.finish()
@@ -138,10 +147,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="resize-pause-") as scratch:
         session, log = with_session(Path(scratch) / "session")
         torchrun = with_torchrun(Path(scratch) / "torchrun")
-    # NB: two sides that do the same differ by a percent or two in one run, by where their memory lies.
     runs = [paired.run_ranks(partial(idle, bool(run % 2)), ranks=IDLE_RANKS) for run in range(IDLE_RUNS)]
     times = {side: [pair for run in runs for pair in run[side]] for side in runs[0]}
-    costs = [paired.overhead(run["session"], run["bare DDP"]).median for run in runs]
+    cost, error = paired.mean_overhead(runs, "session", "bare DDP", Clock.WALL)
+    cpu_cost, cpu_error = paired.mean_overhead(runs, "session", "bare DDP", Clock.CPU)
     print_table(
         ("training", "change", "times", "pause, median s", "worst s", "of it a step s"),
         [*session.rows("session"), *torchrun.rows("torchrun")],
@@ -152,7 +161,8 @@ def main() -> None:
         f"nothing changes, {IDLE_RANKS} processes, {IDLE_RUNS} times {IDLE_ROUNDS} rounds of one step each:"
     )
     print_table(paired.HEADER, paired.rows(times, "bare DDP"))
-    print(f"overhead of each run: {', '.join(f'{cost:+.2f}' for cost in costs)} %")
+    print(f"all that a session does: {cost:+.2f} ± {error:.2f} % of a step's time,")
+    print(f"{cpu_cost:+.2f} ± {cpu_error:.2f} % of its CPU time")
     print(f"load {os.getloadavg()[0]:.1f}\n")
     print_figures(
         "resize_pause",
@@ -164,7 +174,10 @@ def main() -> None:
             "steps_repeated": session.repeated,
             "torchrun_grow_seconds": statistics.median(torchrun.grows),
             "torchrun_shrink_seconds": statistics.median(torchrun.shrinks),
-            "idle_cost_percent": statistics.median(costs),
+            "idle_cost_percent": cost,
+            "idle_cost_error_percent": error,
+            "idle_cpu_cost_percent": cpu_cost,
+            "idle_cpu_cost_error_percent": cpu_error,
         },
     )
 

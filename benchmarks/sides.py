@@ -31,11 +31,17 @@ def make_session(
     return Session(process.start(), settings, membership)
 
 
-def bare_ddp(dataset: TensorDataset, model: nn.Module, *, batch_size: int) -> Iterator[None]:
-    """Plain DDP as anybody would write it; each `next` is a step."""
+def bare_ddp(
+    dataset: TensorDataset,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    batch_size: int,
+) -> Iterator[None]:
+    """Plain DDP as anybody would write it, with Adam where no optimizer is given; each `next` is a step."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     ddp = nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.Adam(model.parameters())
+    optimizer = optimizer or torch.optim.Adam(model.parameters())
     x, y = dataset.tensors[:2]
     for epoch in itertools.count():
         order = data.permutation(len(x), seed=0, epoch=epoch)
@@ -47,9 +53,14 @@ def bare_ddp(dataset: TensorDataset, model: nn.Module, *, batch_size: int) -> It
             yield
 
 
-def with_session(session: Session, dataset: TensorDataset, model: nn.Module) -> Iterator[None]:
+def with_session(
+    session: Session,
+    dataset: TensorDataset,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Iterator[None]:
     """The same training through a session; each `next` is a step."""
-    wrapped, _ = session.prepare(model, torch.optim.Adam(model.parameters()))
+    wrapped, _ = session.prepare(model, optimizer or torch.optim.Adam(model.parameters()))
     for _epoch in session.epochs():
         for x, y, *_ in session.batches(dataset):
             session.backward(functional.cross_entropy(wrapped(x), y))
