@@ -109,6 +109,12 @@ def test_the_overload_is_five_times_the_load_without_a_job_twice() -> None:
         shipped_workloads(3.0)
 
 
+def test_users_ask_for_other_sizes_than_tuning_finds() -> None:
+    tuned, asked = (shipped_workloads(load)["workload-1"] for load in (1.0, "realistic"))
+    assert [(job.name, job.submitted) for job in tuned] == [(job.name, job.submitted) for job in asked]
+    assert [job.gpus for job in tuned] != [job.gpus for job in asked]
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [("t4", "'t4' is not TYPE:NODESxGPUS"), ("t4:0x4", "'t4:0x4' is not"), ("t4:1x4,t4:2x4", "named once")],

@@ -18,12 +18,17 @@ def add_workloads(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--loads",
-        type=float,
+        type=_load,
         nargs="+",
         default=[1.0],
         metavar="LOAD",
-        help="without files, of the workloads that ship: 0.5 1 1.5 2 5 (1)",
+        help="without files, of the workloads that ship: 0.5 1 1.5 2 5, or realistic, which is 1 with what "
+        "users ask for (1)",
     )
+
+
+def _load(text: str) -> float | str:
+    return text if text == "realistic" else float(text)
 
 
 def workloads_of(arguments: argparse.Namespace) -> list[tuple[str, Workloads]]:
@@ -33,7 +38,7 @@ def workloads_of(arguments: argparse.Namespace) -> list[tuple[str, Workloads]]:
         DataError: A file is bad or there is no such load.
     """
     if not arguments.workload:
-        return [(f"load {load:g}", shipped_workloads(load)) for load in arguments.loads]
+        return [(f"load {load}", shipped_workloads(load)) for load in arguments.loads]
     known = known_applications(arguments.profiles)
     # The whole path, as names of files may agree where their folders do not.
     return [
