@@ -28,7 +28,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_figures(benchmark: str, figures: Mapping[str, float]) -> None:
     """Print the closing JSON line; a figure's name carries its unit."""
-    rounded = {name: round(value, 6) for name, value in figures.items()}
+    rounded = {name: float(f"{value:.7g}") for name, value in figures.items()}
     print(json.dumps({"benchmark": benchmark, "figures": rounded}), flush=True)
 
 
