@@ -52,7 +52,10 @@ def _spell_time(value: datetime) -> str:
 Time = Annotated[datetime, BeforeValidator(_truncate), PlainSerializer(_spell_time, return_type=str)]
 """A moment with the API's resolution of one second."""
 
-Workload = Literal["digits-cnn", "char-transformer"]
+Workload = Literal[
+    "digits-cnn", "attention-28x28", "rnn-signal", "char-transformer",
+    "fine-tune", "multi-task", "continual", "infer",
+]  # fmt: skip
 Policy = Literal[
     "static", "uniform", "random", "round-robin", "priority", "goodput",
     "q-learning", "sarsa", "double-dqn", "ppo", "attention",
@@ -330,6 +333,16 @@ class RankResult(Model):
     samples_per_second: float | None = None
 
 
+class ClassResult(Model):
+    """How one class of a classifier fared in the last report."""
+
+    name: str
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    support: int | None = None
+
+
 class ErrorResult(Model):
     """The first real failure: who, what and where."""
 
@@ -350,6 +363,7 @@ class Result(Model):
     seconds: float | None = None
     checkpoint: str | None = None
     ranks: list[RankResult] | None = None
+    classes: list[ClassResult] | None = None
     error: ErrorResult | None = None
 
 

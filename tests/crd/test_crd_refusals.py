@@ -41,7 +41,7 @@ REFUSED: list[tuple[str, Manifest, Mapping[str, Any], tuple[str, ...]]] = [
         "workload-unknown",
         BUILT_IN,
         {"spec.workload.name": "imagenet"},
-        ("spec.workload.name", '"imagenet"', 'supported values: "digits-cnn", "char-transformer"'),
+        ("spec.workload.name", '"imagenet"', 'supported values: "digits-cnn", "attention-28x28"'),
     ),
     ("workload-unnamed", BUILT_IN, {"spec.workload": {}}, ("spec.workload.name", "Required value")),
     (

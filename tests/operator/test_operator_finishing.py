@@ -20,6 +20,11 @@ RESULT = {
         {"rank": 0, "share": 0.6, "weight": 0.55, "performance": 500.0, "samplesPerSecond": 490.0},
         {"rank": 1, "share": 0.4, "weight": 0.45, "performance": 330.0, "samplesPerSecond": 322.5},
     ],
+    "classes": [
+        {"name": "zero", "precision": 0.9, "recall": 0.8, "f1": 0.85, "support": 20},
+        {"name": "n" * 300, "precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 5},
+        "not a class",
+    ],
     "checkpoint": {"step": 230, "path": "/cra/checkpoint/step-230"},
 }
 
@@ -52,6 +57,11 @@ def test_the_result_is_rank_zeros_last_word() -> None:
     assert result.checkpoint == "/cra/checkpoint/step-230"
     assert result.ranks is not None
     assert [rank.share for rank in result.ranks] == [0.6, 0.4]
+    assert result.classes is not None
+    assert [(one.name[:4], len(one.name), one.f1) for one in result.classes] == [
+        ("zero", 4, 0.85),
+        ("nnnn", 256, 1),
+    ]
     assert status.display is not None
     assert (status.display.phase, status.display.progress, status.display.eta) == ("Succeeded", "100%", None)
     assert status.last_checkpoint is not None

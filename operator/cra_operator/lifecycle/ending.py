@@ -18,6 +18,7 @@ from cra_operator.world import World
 
 _LONGEST_PATH = 1024
 _MOST_METRICS = 64
+_MOST_CLASSES, _LONGEST_NAME = 256, 256
 
 
 def has_succeeded(world: World) -> bool:
@@ -68,6 +69,11 @@ def _result(report: Report | None, progress: Progress | None) -> Result:
         seconds=report.seconds,
         checkpoint=clip(report.checkpoint_path, _LONGEST_PATH) if report.checkpoint_path else None,
         ranks=list(report.ranks) or None,
+        classes=[
+            one.model_copy(update={"name": clip(one.name, _LONGEST_NAME)})
+            for one in report.classes[:_MOST_CLASSES]
+        ]
+        or None,
     )
 
 

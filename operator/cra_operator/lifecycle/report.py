@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from cra_operator.api import Model, Progress, RankResult
+from cra_operator.api import ClassResult, Model, Progress, RankResult
 
 M = TypeVar("M", bound=Model)
 
@@ -44,6 +44,7 @@ class Report:
         samples_per_second: Global throughput over the run.
         seconds: Length of the run.
         ranks: The last shares, weights and speeds.
+        classes: How each class of a classifier fared.
         checkpoint_step: Step of the last checkpoint.
         checkpoint_path: Its path or URL.
         checkpoint_failure: Why a later one could not be written.
@@ -56,6 +57,7 @@ class Report:
     samples_per_second: float | None = None
     seconds: float | None = None
     ranks: tuple[RankResult, ...] = ()
+    classes: tuple[ClassResult, ...] = ()
     checkpoint_step: int | None = None
     checkpoint_path: str | None = None
     checkpoint_failure: str | None = None
@@ -74,6 +76,7 @@ def parse(message: str) -> Report | None:
     step, path, failure = _number(checkpoint.get("step")), checkpoint.get("path"), checkpoint.get("failure")
     metrics = ((str(name), _number(value)) for name, value in _mapping(raw.get("metrics")).items())
     ranks = (_model(RankResult, rank) for rank in _sequence(raw.get("ranks")))
+    classes = (_model(ClassResult, one) for one in _sequence(raw.get("classes")))
     return Report(
         outcome=str(raw.get("outcome") or ""),
         progress=_model(Progress, raw.get("progress")),
@@ -81,6 +84,7 @@ def parse(message: str) -> Report | None:
         samples_per_second=_number(raw.get("samplesPerSecond")),
         seconds=_number(raw.get("seconds")),
         ranks=tuple(rank for rank in ranks if rank is not None),
+        classes=tuple(one for one in classes if one is not None),
         checkpoint_step=None if step is None else int(step),
         checkpoint_path=path if isinstance(path, str) else None,
         checkpoint_failure=failure if isinstance(failure, str) else None,
