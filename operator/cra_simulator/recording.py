@@ -6,7 +6,7 @@ A wrapper, as `cra_simulator.blur` is, so that any policy can be watched and the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cra_operator.controller.policy import ClusterObservation, Decision, Floats, Ints, Policy
 from cra_simulator.comparison import Setting, play
@@ -74,31 +74,40 @@ def replay(jobs: Sequence[TraceJob], policy: str, setting: Setting) -> tuple[lis
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """A job at one size, from one time to another, in seconds; `gpus` 0 while it waits."""
+    """A job at one size, from one time to another.
+
+    Attributes:
+        job: Its place in the workload.
+        start: Seconds since the clock began.
+        end: Likewise.
+        gpus: What it had; 0 while it waited.
+        kind: Of which type.
+        weight: What attention it got when that was decided; None where the policy does not say.
+    """
 
     job: int
     start: float
     end: float
     gpus: int
     kind: int
+    weight: float | None
 
 
 def spans(moments: Sequence[Moment], jobs: Sequence[TraceJob], result: Result) -> list[Span]:
     """The life of every job in order of submission: a first span from its submission to the first decision,
     then one for each size.
     """
-    sizes: list[list[tuple[float, int, int]]] = [[(job.submitted, 0, 0)] for job in jobs]
+    lives = [
+        [Span(job=i, start=job.submitted, end=done.finished, gpus=0, kind=0, weight=None)]
+        for i, (job, done) in enumerate(zip(jobs, result.jobs, strict=True))
+    ]
     for moment in moments:
-        rows = zip(moment.ids.tolist(), moment.gpus.tolist(), moment.kind.tolist(), strict=True)
-        for job, gpus, kind in rows:
-            if sizes[job][-1][1:] != (gpus, kind):
-                sizes[job].append((moment.time, gpus, kind))
-    found = []
-    for job, (steps, done) in enumerate(zip(sizes, result.jobs, strict=True)):
-        ends = [start for start, _, _ in steps[1:]] + [done.finished]
-        found += [
-            Span(job=job, start=start, end=end, gpus=gpus, kind=kind)
-            for (start, gpus, kind), end in zip(steps, ends, strict=True)
-            if end > start
-        ]
-    return found
+        weights = [None] * len(moment.ids) if moment.weight is None else moment.weight.tolist()
+        rows = zip(moment.ids.tolist(), moment.gpus.tolist(), moment.kind.tolist(), weights, strict=True)
+        for job, gpus, kind, weight in rows:
+            last = lives[job][-1]
+            if (last.gpus, last.kind) != (gpus, kind):
+                lives[job][-1] = replace(last, end=moment.time)
+                span = Span(job=job, start=moment.time, end=last.end, gpus=gpus, kind=kind, weight=weight)
+                lives[job].append(span)
+    return [span for life in lives for span in life if span.end > span.start]

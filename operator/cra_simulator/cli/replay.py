@@ -54,19 +54,17 @@ def story(
     lives: Iterable[Span], jobs: Sequence[TraceJob], result: Result, cluster: Cluster
 ) -> list[tuple[float, str, str]]:
     """Seconds, job and what happened, in order of time."""
-    events = [
-        (
-            span.start,
-            jobs[span.job].name,
-            f"{span.gpus} {cluster.pools[span.kind].kind}" if span.gpus else "waits",
-        )
-        for span in lives
-    ]
+    events = [(span.start, jobs[span.job].name, _size(span, cluster)) for span in lives]
     events += [
         (job.finished, job.name, f"done after {job.completion_seconds:.0f} s, {job.restarts} restarts")
         for job in result.jobs
     ]
     return sorted(events, key=lambda event: event[0])
+
+
+def _size(span: Span, cluster: Cluster) -> str:
+    size = f"{span.gpus} {cluster.pools[span.kind].kind}" if span.gpus else "waits"
+    return size if span.weight is None else f"{size:8} attention {span.weight:.1%}"
 
 
 def write(lives: Iterable[Span], jobs: Sequence[TraceJob], cluster: Cluster, path: Path) -> None:
