@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cra_trainer.evaluation import Classification
     from cra_trainer.optimizers import make_optimizer
+    from cra_trainer.resources import measure_blocks
     from cra_trainer.session import Session, SessionError, init
 
-__all__ = ["Classification", "Session", "SessionError", "init", "make_optimizer"]
+__all__ = ["Classification", "Session", "SessionError", "init", "make_optimizer", "measure_blocks"]
 
 _HOMES = {
     "Classification": "cra_trainer.evaluation",
@@ -22,6 +23,7 @@ _HOMES = {
     "SessionError": "cra_trainer.session",
     "init": "cra_trainer.session",
     "make_optimizer": "cra_trainer.optimizers",
+    "measure_blocks": "cra_trainer.resources",
 }
 
 
