@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cra_operator.controller.policies import POLICIES
+from cra_operator.controller.policies.goodput import UNTUNED, Goodput
 from cra_operator.controller.policy import Policy
 from cra_simulator.errors import DataError
 from cra_simulator.schedulers.afs import Afs
@@ -55,10 +56,12 @@ SCHEDULERS = {
     "afs": Scheduler(make=Afs, knows_remaining=True),
     "pollux": Scheduler(make=Pollux),
     "sia": Scheduler(make=Sia, mixed=True),
+    "goodput-untuned": Scheduler(make=lambda: Goodput(UNTUNED), knows_remaining=True, mixed=True),
+    "goodput": Scheduler(make=Goodput, knows_remaining=True, mixed=True),
 }
 SCHEDULERS |= {
-    name: Scheduler(make=POLICIES[name], knows_remaining=True, mixed=True, learned=name in LEARNED)
-    for name in ("goodput", *LEARNED)
+    name: Scheduler(make=POLICIES[name], knows_remaining=True, mixed=True, learned=True)
+    for name in LEARNED
     if name in POLICIES
 }
 """By the name that they have on the command line and in tables."""
