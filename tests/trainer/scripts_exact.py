@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import cra_trainer
+from benchmarks import gradient_exactness
 from cra_trainer import data
 from tests.trainer.scripts import Record, flat_gradient, make_dataset, make_model
+from tests.trainer.scripts_batching import exposed
 
 IGNORED = -100
 
@@ -104,4 +106,14 @@ def in_turn(record: Record) -> None:
             session.backward(functional.cross_entropy(model(x), y))
             session.step()
             record["rows"].append(numbers.tolist())
+    record["exposed"] = exposed(session)
     session.finish()
+
+
+def sharded(record: Record) -> None:
+    """Compare FSDP2 under the session's weights, and bare DDP, with one process."""
+    session = cra_trainer.init()
+    inner = make_model()
+    session.prepare(inner, torch.optim.SGD(inner.parameters(), lr=0.1))
+    record["fsdp"] = gradient_exactness.by_fsdp([30, 9])
+    record["ddp"] = gradient_exactness.by_ddp([30, 9])

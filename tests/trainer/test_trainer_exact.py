@@ -86,5 +86,18 @@ def test_rows_left_over_go_round_and_each_sample_still_counts_once(tmp_path: Pat
         [7, 6, 4, 6, 7, 3],
         [6, 7, 3, 7, 7, 3],
     ]
+    for rank in ranks:
+        told = rank.record["exposed"]
+        assert 0 < told["allocator_seconds"] < told["step_seconds"]
+        assert told["peak_memory_bytes"] > 1e7
+        assert told["straggler"] == 0
     epoch = [row for rank in ranks for rows in rank.record["rows"][:3] for row in rows]
     assert sorted(epoch) == list(range(50))
+
+
+def test_the_same_weights_make_sharded_gradients_exact_where_plain_averages_are_not(tmp_path: Path) -> None:
+    ranks = run_ranks(scripts.sharded, world_size=2, directory=tmp_path, config=job([1.0]))
+    assert [rank.code for rank in ranks] == [0, 0]
+    for rank in ranks:
+        assert rank.record["fsdp"] <= 1e-5
+        assert rank.record["ddp"] > 0.05

@@ -20,6 +20,7 @@ def test_the_room_is_what_the_limit_of_the_control_group_leaves(tmp_path: Path) 
     assert Room(CPU, (tmp_path / "none", limit))() == pytest.approx(0.75, abs=0.05)
     limit.write_text(f"{used // 2}\n")
     assert Room(CPU, (limit,))() == 0
+    assert used <= Room(CPU).fullest < 2 * used
 
 
 @pytest.mark.parametrize("text", ["max\n", "9223372036854771712\n"])

@@ -25,6 +25,13 @@ class Room:
         self._calls = 0
         self._last = 1.0
 
+    @property
+    def fullest(self) -> int:
+        """Bytes that this process has held at its fullest."""
+        if self._cuda is not None:
+            return torch.cuda.max_memory_allocated(self._cuda)
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
     def __call__(self) -> float:
         """As it was at the last look."""
         if self._calls % EVERY == 0:
@@ -37,12 +44,11 @@ class Room:
             free, total = torch.cuda.mem_get_info(self._cuda)
             held = torch.cuda.memory_reserved(self._cuda)
             # What the allocator holds beyond the fullest moment it can give again.
-            used = total - free - held + torch.cuda.max_memory_allocated(self._cuda)
+            used = total - free - held + self.fullest
             return max(0.0, 1 - used / total)
         if self._limit is None:
             return 1.0
-        fullest = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return max(0.0, 1 - fullest / self._limit)
+        return max(0.0, 1 - self.fullest / self._limit)
 
 
 def _limit(paths: tuple[Path, ...]) -> int | None:

@@ -114,6 +114,7 @@ class Session:
         )
         self._keeper = Keeper(this, config.checkpoint)
         self._account = Account(this.readings, self._planner, self._batching, epochs=config.training.epochs)
+        self._room = Room(membership.device)
         self._position = state.Position()
         self._tracker = Tracker(this.env, config.training.tracking)
         self._prepared: tuple[state.Parts, Reducer] | None = None
@@ -185,7 +186,7 @@ class Session:
             leaving=lambda: self._process.stopping,
             change=lambda: self._membership.change_wanted,
             digest=lambda: self._planner.digest,
-            room=Room(self.device),
+            room=self._room,
             is_loss=self._membership.is_loss,
         )
         reducer = Reducer(model, self.device, signals)
@@ -379,7 +380,9 @@ class Session:
         report = reducer.end()
         if report is not None:
             self._account.take(report)
+            started = time.perf_counter()
             self._planner.observe(report.rows, report.seconds, report.digests, report.room)
+            self._process.readings.allocator_seconds = time.perf_counter() - started
             self._batching.observe(
                 rows=report.total,
                 took=report.took,
@@ -530,6 +533,7 @@ class Session:
     def _publish(self) -> None:
         # NB: on a scrape's thread: it reads what training replaces as a whole, not what it changes in place.
         self._account.publish(self._position)
+        self._process.readings.peak_memory_bytes = self._room.fullest
         self._keeper.publish()
 
     def _describe(self) -> dict[str, Any]:

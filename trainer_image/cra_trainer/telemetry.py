@@ -39,6 +39,8 @@ HELP = {
     "capability_samples_per_second": "Samples per second that this rank was measured to compute",
     "straggler": "1 when this rank is slow for good: slower than it was, or far behind; else 0",
     "memory_headroom_ratio": "Part of its memory that this rank has never used, 1 without a limit",
+    "peak_memory_bytes": "Memory that this rank has held at its fullest: its GPU's, else the host's",
+    "allocator_seconds": "Part of the last step that this rank spent on the allocator",
     "step_seconds": "Duration of the last step",
     "compute_seconds": "Part of the last step until the last gradient was ready",
     "communication_seconds": "Part of the last step spent waiting for the reduction",
@@ -70,6 +72,8 @@ class Readings:
     capability_samples_per_second: float | None = None
     straggler: float | None = None
     memory_headroom_ratio: float | None = None
+    peak_memory_bytes: float | None = None
+    allocator_seconds: float | None = None
     step_seconds: float | None = None
     compute_seconds: float | None = None
     communication_seconds: float | None = None
