@@ -17,11 +17,11 @@ setup:  ## install the Python packages and build the control plane's programs, e
 	@[ -n "$(PYTHON)" ] || { echo 'Python 3.11 or newer is needed on PATH (or name one: make PYTHON=/path/to/python3)'; exit 1; }
 	@$(PYTHON) -m e2e.setup $(VENV)
 
-demo: setup  ## run examples/digits-cnn.yaml on an embedded cluster, from nothing to its result
+demo: setup  ## two jobs share the GPUs of an embedded cluster, from nothing to a result
 	@$(PY) -m e2e.demo
 
 test: lint  ## pass all tests
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses=2 --dist=loadgroup
 
 lint: setup  ## formatting, lint, types, layers
 	@$(VENV)/bin/ruff format --check --quiet . && $(VENV)/bin/ruff check --quiet .

@@ -1,9 +1,10 @@
-"""`make demo`: from nothing to a trained model on a real control plane, and what came of it.
+"""`make demo`: from nothing to two jobs that share a real control plane's GPUs, and what came of them.
 
-Starts an embedded cluster (or uses the one of `--kubeconfig`), installs the chart by Helm, applies a job,
-scales it to four GPUs and to two while it trains, and shows what `kubectl get crj -w` prints until the job is
-finished; then the result, and how long training paused for each change. The exit status is 0 only when the
-job succeeded. The cluster goes with this process unless `--keep` is given.
+Starts an embedded cluster (or uses the one of `--kubeconfig`), installs the chart by Helm, and plays `story`:
+one job grows into idle GPUs, gives way to an urgent one, and grows again after it, all by the controller.
+Then the urgent job's result, why the other had which size, and how long training paused for each change. With
+`--job` one job of your own is run to its end instead, and scaled by hand where `--sizes` says so. The exit
+status is 0 only when the job succeeded. The cluster goes with this process unless `--keep` is given.
 """
 
 import argparse
@@ -18,13 +19,11 @@ from typing import Any
 
 import yaml
 
-from e2e import operator_chart
-from e2e.local import Cluster
+from e2e import operator_chart, story
+from e2e.local import DEFAULT_NODES, Cluster
 from e2e.local.errors import LocalClusterError, NoSuchClusterError
 from e2e.reach import Job, NotReached, Reach
 
-EXAMPLE = Path("examples/digits-cnn.yaml")
-SIZES = (4, 2)
 STEPS_BETWEEN = 10
 CLUSTER_NAME = "cra"
 
@@ -36,15 +35,22 @@ def main() -> int:
     try:
         with _target(options) as reach:
             _say(started, "installing the operator's chart by Helm")
-            operator_chart.install(reach)
+            operator_chart.install(reach, *story.SETTINGS)
             if options.no_job:
                 _say(started, "the operator runs")
                 print(_how_to_look_around(reach, kept=True))
                 return 0
-            job = run_job(reach, options.job, options.sizes, started)
-            print(describe_result(job))
-            if options.sizes:
-                print(describe_resizes(reach, job))
+            if options.job is None:
+                job = story.run(reach, lambda what: _say(started, what))
+                print(describe_result(job))
+                print(story.describe_moves(reach))
+                print(describe_resizes(reach, story.STEADY))
+                story.end(reach)
+            else:
+                job = run_job(reach, options.job, options.sizes, started)
+                print(describe_result(job))
+                if options.sizes:
+                    print(describe_resizes(reach, job["metadata"]["name"]))
             print(_how_to_look_around(reach, kept=options.keep))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -109,9 +115,8 @@ def scale(reach: Reach, name: str, size: int, started: float) -> bool:
     return True
 
 
-def describe_resizes(reach: Reach, job: Job) -> str:
+def describe_resizes(reach: Reach, name: str) -> str:
     """What rank 0 wrote down of each change of its group: it lived through all of them."""
-    name = job["metadata"]["name"]
     names = reach.kubectl("get", "pods", "-l", f"cra.dev/job={name}", "-o", "name").split()
     leaders = [pod for pod in names if pod.endswith("-0")]
     found = [
@@ -174,7 +179,7 @@ def _target(options: argparse.Namespace) -> Iterator[Reach]:
     elif options.keep:
         yield Reach.of(_kept_cluster())
     else:
-        with Cluster.start() as cluster:
+        with Cluster.start(nodes=story.NODES if options.job is None else DEFAULT_NODES) as cluster:
             yield Reach.of(cluster)
 
 
@@ -187,21 +192,15 @@ def _kept_cluster() -> Cluster:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m e2e.demo", description=__doc__)
-    parser.add_argument("--job", type=Path, default=EXAMPLE, help="manifest to apply (default: %(default)s)")
+    parser.add_argument("--job", type=Path, help="run this job instead of the story of two")
     parser.add_argument(
-        "--sizes",
-        type=int,
-        nargs="*",
-        help="GPUs to scale to, one after another (default: 4 2, of another job than the default one none)",
+        "--sizes", type=int, nargs="*", default=(), help="GPUs to scale that job to, one after another"
     )
     parser.add_argument("--no-job", action="store_true", help="only bring up the cluster with the operator")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--keep", action="store_true", help="leave the cluster running")
     where.add_argument("--kubeconfig", type=Path, help="use this cluster, with helm and kubectl from PATH")
-    options = parser.parse_args()
-    if options.sizes is None:
-        options.sizes = SIZES if options.job == EXAMPLE else ()
-    return options
+    return parser.parse_args()
 
 
 def _say(started: float, what: str) -> None:

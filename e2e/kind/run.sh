@@ -2,7 +2,7 @@
 # The demo on kind, for machines with Docker.
 #
 #   e2e/kind/run.sh up      make the cluster, build the images and load them, simulate GPUs, start Prometheus
-#   e2e/kind/run.sh demo    the same if need be, then install the chart and run examples/digits-cnn.yaml to its end
+#   e2e/kind/run.sh demo    the same if need be, then install the chart and let two jobs share the GPUs
 #   e2e/kind/run.sh down    delete the cluster
 set -euo pipefail
 

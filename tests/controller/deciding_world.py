@@ -38,6 +38,7 @@ def a_job(name: str, gpus: int = 1, **fields: Any) -> Facts:
         "gpus": gpus,
         "cooldown": 60.0,
         "moved": None,
+        "turns": 0,
         "taken_back": 0,
         "pause": 1.0,
         "startup": 10.0,

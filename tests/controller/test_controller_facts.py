@@ -77,6 +77,15 @@ def test_the_cool_down_begins_when_a_change_is_through() -> None:
     assert read(advice).moved == 90.0, "what was only recommended is no change"
 
 
+def test_turns_are_changes_of_a_jobs_own_mind() -> None:
+    def after(*reasons: str) -> int:
+        made = [decision(i, reason=reason, applied=True) for i, reason in enumerate(reasons)]
+        return read(trains(decisions=made)).turns
+
+    assert after("GrowthPays", "GrowthPays", "GivesWay", "GrowthPays") == 0
+    assert after("GrowthPays", "FasterSmaller", "GivesWay", "GrowthPays") == 2
+
+
 def test_a_size_is_known_once_its_speed_was_measured() -> None:
     speed = {"gpus": 4, "nodes": 1, "batchSize": 64, "stepSeconds": 0.1}
     assert read(trains(4, speeds=[speed])).known

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cra_operator.controller.facts import Facts
-from cra_operator.controller.guard import Prospect, Ruling, may_grow, may_shrink
+from cra_operator.controller.guard import Prospect, Ruling, may_grow, may_shrink, shrinks_for_itself
 from tests.controller.deciding_world import a_job
 
 HOUR = 3600.0
@@ -33,6 +33,7 @@ def test_a_job_without_an_end_grows_for_its_speed_alone() -> None:
         ({"changes": True}, {}, "Changing", "another change"),
         ({"measured": False}, {}, "MetricsMissing", "metrics are missing"),
         ({"moved": 59.0}, {}, "CoolingDown", "less than 60s ago"),
+        ({"moved": 119.0, "turns": 1}, {}, "CoolingDown", "less than 2m ago"),
         ({"moved": 70.0, "taken_back": 3}, {}, "TakenBack", "less than 2m ago"),
         ({}, {"then": 1.04}, "GainTooSmall", "4% faster"),
         ({}, {"then": 0.9}, "GainTooSmall", "10% slower"),
@@ -55,6 +56,23 @@ def test_what_does_not_pay_is_refused_with_its_reason(
 def test_waiting_pays_where_a_change_did_not() -> None:
     assert grow(a_job("a", 2, moved=61.0)).allowed
     assert grow(a_job("a", 2, moved=121.0, taken_back=3)).allowed
+
+
+def test_a_job_that_goes_back_and_forth_waits_longer_each_time() -> None:
+    assert grow(a_job("a", 2, moved=121.0, turns=1)).allowed
+    assert not grow(a_job("a", 2, moved=239.0, turns=2)).allowed
+    assert grow(a_job("a", 2, moved=1801.0, turns=9)).allowed
+
+
+def test_a_job_gives_gpus_up_for_its_own_sake_only_beyond_doubt() -> None:
+    def sure(then: float, **job: Any) -> bool:
+        prospect = Prospect(gpus=1, rate=1.0, rate_then=then, remaining=HOUR)
+        return shrinks_for_itself(a_job("a", 2, **job), prospect, 0.05)
+
+    assert sure(1.16)
+    assert not sure(1.14)
+    assert not sure(1.16, known=False)
+    assert not sure(1.16, moved=1.0)
 
 
 def test_after_many_setbacks_it_is_tried_every_half_hour() -> None:

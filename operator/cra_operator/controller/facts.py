@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 from cra_operator.api import Job, JobKey, Policy
 from cra_operator.sizing import gpus_per_worker, wanted
@@ -14,6 +15,8 @@ from cra_operator.sizing import gpus_per_worker, wanted
 _AT_REST = ("Suspending", "Suspended")
 _AT_WORK = ("Starting", "Running", "Rescaling")
 _FINISHED = ("Succeeded", "Failed")
+GROWTH_PAYS, FASTER_SMALLER = "GrowthPays", "FasterSmaller"
+"""Reasons of the changes that a job makes for its own sake."""
 FIRST_START_SECONDS = 10.0
 """What a start is taken to last until one was seen."""
 
@@ -41,6 +44,7 @@ class Facts:
             with if nobody decided.
         cooldown: Seconds after a change in which no other may follow.
         moved: Seconds since the last change of size was carried out or taken back, None if there was none.
+        turns: How often it lately went back and forth for its own sake.
         taken_back: How often in a row new pods had to be taken back.
         pause: Seconds that training stands still for a change.
         startup: Seconds from the creation of pods until they train.
@@ -65,6 +69,7 @@ class Facts:
     gpus: int
     cooldown: float
     moved: float | None
+    turns: int
     taken_back: int
     pause: float
     startup: float
@@ -118,6 +123,7 @@ def facts_of(job: Job, *, default: Policy, priority: int, now: datetime) -> Fact
         gpus=gpus,
         cooldown=float(scaling.cooldown_seconds),
         moved=_moved(job, now),
+        turns=_turns(job),
         taken_back=(run.setbacks or 0) if run is not None else 0,
         pause=status.pause_seconds or 0.0,
         startup=_startup(job),
@@ -134,6 +140,12 @@ def _moved(job: Job, now: datetime) -> float | None:
     changed = job.status.condition("Rescaling")
     ended = changed.last_transition_time if changed is not None else moves[-1]
     return (now - max(moves[-1], ended)).total_seconds()
+
+
+def _turns(job: Job) -> int:
+    """Changes of direction among the decisions that are remembered, without those that served other jobs."""
+    own = [d.reason for d in job.status.decisions if d.applied and d.reason in (GROWTH_PAYS, FASTER_SMALLER)]
+    return sum(before != after for before, after in pairwise(own))
 
 
 def _startup(job: Job) -> float:

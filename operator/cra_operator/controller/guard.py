@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cra_operator.controller.facts import Facts
+from cra_operator.controller.facts import GROWTH_PAYS, Facts
 from cra_operator.lifecycle.display import duration
 
+_DOUBT = 3.0
+"""A job gives GPUs up for its own sake only for so many times the gain that makes it grow."""
 _FIRST_WAIT, _LONGEST_WAIT = 30.0, 1800.0
 """Seconds to wait after new pods were taken back; it doubles each time."""
 
@@ -81,7 +83,7 @@ def may_grow(facts: Facts, prospect: Prospect, hysteresis: float) -> Ruling:
                 "DoesNotPay", f"{_gpus(prospect.gpus)} would not make up for {cost} of change until it ends"
             )
     sooner = f", {duration(saved)} sooner done" if saved is not None else ""
-    return Ruling(allowed=True, reason="GrowthPays", message=f"{gain:.0%} faster{sooner}")
+    return Ruling(allowed=True, reason=GROWTH_PAYS, message=f"{gain:.0%} faster{sooner}")
 
 
 def may_shrink(facts: Facts) -> Ruling | None:
@@ -89,9 +91,12 @@ def may_shrink(facts: Facts) -> Ruling | None:
     return _patience(facts)
 
 
-def shrinks_for_itself(prospect: Prospect, hysteresis: float) -> bool:
-    """Whether the job is the faster for having fewer GPUs."""
-    return prospect.gain is not None and prospect.gain >= hysteresis
+def shrinks_for_itself(facts: Facts, prospect: Prospect, hysteresis: float) -> bool:
+    """Whether the job is the faster for having fewer GPUs, beyond doubt: the measurements may have been made
+    while the machines were differently busy.
+    """
+    surely = prospect.gain is not None and prospect.gain >= _DOUBT * hysteresis
+    return surely and facts.known and _patience(facts) is None
 
 
 def _patience(facts: Facts) -> Ruling | None:
@@ -106,8 +111,10 @@ def _patience(facts: Facts) -> Ruling | None:
         wait = max(facts.cooldown, min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (facts.taken_back - 1)))
         if facts.moved < wait:
             return _no("TakenBack", f"its new pods had to be taken back less than {duration(wait)} ago")
-    if facts.moved < facts.cooldown:
-        return _no("CoolingDown", f"its last change was less than {duration(facts.cooldown)} ago")
+    # Whoever goes back and forth is fooled by noise: each turn doubles the wait.
+    wait = min(max(facts.cooldown, _LONGEST_WAIT), facts.cooldown * 2.0**facts.turns)
+    if facts.moved < wait:
+        return _no("CoolingDown", f"its last change was less than {duration(wait)} ago")
     return None
 
 

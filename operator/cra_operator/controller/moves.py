@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cra_operator.controller.facts import Facts
+from cra_operator.controller.facts import FASTER_SMALLER, GROWTH_PAYS, Facts
 from cra_operator.controller.guard import Prospect, may_grow, may_shrink, shrinks_for_itself
 from cra_operator.lifecycle.words import count
 
@@ -61,7 +61,7 @@ def recommend(proposal: Proposal, hysteresis: float) -> Move:
     """The move of a job that is only told what it should do: the proposal, if the guard lets it pass."""
     move = _stay(proposal, hysteresis)
     fewer = proposal.prospect.gpus < proposal.facts.gpus
-    if move.reason == "GrowthPays" or (fewer and may_shrink(proposal.facts) is None):
+    if move.reason == GROWTH_PAYS or (fewer and may_shrink(proposal.facts) is None):
         reason = "GivesWay" if fewer else move.reason
         message = "other jobs would gain more from its GPUs than it loses" if fewer else move.message
         return Move(gpus=proposal.prospect.gpus, reason=reason, message=message)
@@ -86,12 +86,12 @@ def arrange(
     growths = [
         j
         for j, p in enumerate(proposals)
-        if p.prospect.gpus > p.facts.gpus and moves[j].reason == "GrowthPays"
+        if p.prospect.gpus > p.facts.gpus and moves[j].reason == GROWTH_PAYS
     ]
     for j, p in enumerate(proposals):
-        if _is_faster_smaller(p, hysteresis) and may_shrink(p.facts) is None:
+        if p.prospect.gpus < p.facts.gpus and shrinks_for_itself(p.facts, p.prospect, hysteresis):
             moves[j] = Move(
-                gpus=p.prospect.gpus, reason="FasterSmaller", message=f"{p.prospect.gain:.0%} faster on fewer"
+                gpus=p.prospect.gpus, reason=FASTER_SMALLER, message=f"{p.prospect.gain:.0%} faster on fewer"
             )
             free += p.facts.gpus - p.prospect.gpus
     waiting = sum(need.gpus for need in needs)
@@ -121,11 +121,6 @@ def _stay(proposal: Proposal, hysteresis: float) -> Move:
         assert kept is not None
         return Move(gpus=facts.gpus, reason=kept.reason, message=kept.message)
     return Move(gpus=facts.gpus, reason="Steady", message="this is the size that it should have")
-
-
-def _is_faster_smaller(proposal: Proposal, hysteresis: float) -> bool:
-    fewer = proposal.prospect.gpus < proposal.facts.gpus
-    return fewer and shrinks_for_itself(proposal.prospect, hysteresis)
 
 
 def _give(
