@@ -61,7 +61,10 @@ Policy = Literal[
     "q-learning", "sarsa", "double-dqn", "ppo", "attention",
 ]  # fmt: skip
 Mode = Literal["Auto", "Recommend", "Off"]
-RankStrategy = Literal["attention", "uniform", "random", "fixed", "parameters", "data"]
+RankStrategy = Literal[
+    "attention", "uniform", "random", "fixed", "parameters", "data", "round-robin", "priority"
+]
+Learning = Literal["gradient", "reward"]
 TaskStrategy = Literal["uniform", "adaptive"]
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad", "adafactor"]
 LearningRateRule = Literal["fixed", "linear", "sqrt", "adascale"]
@@ -114,6 +117,7 @@ class RanksSpec(Model):
 
     strategy: RankStrategy = "attention"
     heads: int = 4
+    learn: Learning = "gradient"
     weights: list[float] | None = None
     seed: int = 0
 

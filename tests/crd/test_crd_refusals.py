@@ -250,9 +250,21 @@ REFUSED: list[tuple[str, Manifest, Mapping[str, Any], tuple[str, ...]]] = [
         BUILT_IN,
         {"spec.allocator.ranks.weights": [1] * 8},
         (
-            "spec.allocator.ranks.weights is only for strategy fixed, not attention",
+            "spec.allocator.ranks.weights is only for strategy fixed or priority, not attention",
             "remove weights or set strategy",
         ),
+    ),
+    (
+        "priority-in-halves",
+        BUILT_IN,
+        {"spec.allocator.ranks": {"strategy": "priority", "weights": [1.5] * 8}},
+        ("spec.allocator.ranks.weights of strategy priority are whole numbers", "round them"),
+    ),
+    (
+        "learning-unknown",
+        BUILT_IN,
+        {"spec.allocator.ranks.learn": "luck"},
+        ("spec.allocator.ranks.learn", 'supported values: "gradient", "reward"'),
     ),
     (
         "too-few-weights",

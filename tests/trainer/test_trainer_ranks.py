@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -168,7 +169,10 @@ def test_tremble_moves_nothing() -> None:
     assert plans == {(48, 48, 48, 48)}
 
 
-def test_attention_learns_to_give_less_to_a_rank_whose_time_varies() -> None:
+@pytest.mark.parametrize("learn", ["gradient", "reward"])
+def test_attention_learns_to_give_less_to_a_rank_whose_time_varies(
+    learn: Literal["gradient", "reward"],
+) -> None:
     random = np.random.default_rng(0)
     nodes = Nodes(
         capability=np.array([1000.0, 1000.0]),
@@ -182,7 +186,7 @@ def test_attention_learns_to_give_less_to_a_rank_whose_time_varies() -> None:
     def unit_seconds(steps: int) -> Floats:
         return 1e-3 * np.stack((np.ones(steps), np.exp(0.4 * random.standard_normal(steps))), axis=1)
 
-    strategy = Attention()
+    strategy = Attention(learn=learn)
     before = strategy.allocate(nodes)
     for _ in range(200):
         strategy.learn(nodes, unit_seconds(10))

@@ -23,6 +23,7 @@ RANK_STRATEGIES = (
     "attention", "uniform", "random", "fixed", "parameters", "data", "round-robin", "priority",
 )  # fmt: skip
 WEIGHTED = ("fixed", "priority")
+LEARNING = ("gradient", "reward")
 TASK_STRATEGIES = ("uniform", "adaptive")
 LEARNING_RATE_RULES = ("fixed", "linear", "sqrt", "adascale")
 OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad", "adafactor")
@@ -122,6 +123,7 @@ class RankAllocator:
 
     strategy: str = "attention"
     heads: int = 4
+    learn: Literal["gradient", "reward"] = "gradient"
     weights: tuple[float, ...] = ()
     seed: int = 0
 
@@ -294,6 +296,7 @@ def _config(root: _Fields, parameters: Mapping[str, str]) -> Config:
         ranks=RankAllocator(
             strategy=strategy,
             heads=ranks.get("heads", 4, low=1),
+            learn=cast(Literal["gradient", "reward"], ranks.choice("learn", LEARNING, "gradient")),
             weights=weights,
             seed=ranks.get("seed", 0),
         ),

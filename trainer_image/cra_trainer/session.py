@@ -108,7 +108,9 @@ class Session:
         ranks = config.ranks
         self._batching = Batching(config.training, world_size=this.env.world_size)
         self._planner = RankPlanner(
-            strategy=make_strategy(ranks.strategy, heads=ranks.heads, weights=ranks.weights, seed=ranks.seed),
+            strategy=make_strategy(
+                ranks.strategy, heads=ranks.heads, learn=ranks.learn, weights=ranks.weights, seed=ranks.seed
+            ),
             world_size=this.env.world_size,
             batch_size=self._batching.size,
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ import torch
 from cra_trainer.allocation.attention import NodeScorer, Similarity
 from cra_trainer.allocation.shares import Floats, shares, softmax
 from cra_trainer.allocation.turns import Turns
+from cra_trainer.data import mix
+
+Learning = Literal["gradient", "reward"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +184,12 @@ class Attention:
 
     Args:
         heads: Attention heads.
-        seed: Of the initial projections.
+        seed: Of the initial projections, and of the changes that are tried.
         similarity: How the demand is compared with the nodes.
         rate: Learning rate of the scores.
+        learn: ``gradient`` follows the gradient of the step time; ``reward`` knows the step time as a reward
+            only, and climbs it by evolution strategies: pairs of opposite random changes of all parameters,
+            each weighed by what it would have saved (Salimans et al. 2017, arXiv 1703.03864).
 
     Attributes:
         advantage: Running mean of the part of a step's time that the scores save over a = 0.
@@ -195,13 +201,22 @@ class Attention:
     DECAY = 1e-3
     # Of the running mean, per test.
     MEMORY = 0.9
+    # Pairs of tries for one step of learning by reward, and how far they go.
+    PAIRS, STEP = 4, 0.05
 
     def __init__(
-        self, *, heads: int = 4, seed: int = 0, similarity: Similarity = "dot", rate: float = 0.01
+        self,
+        *,
+        heads: int = 4,
+        seed: int = 0,
+        similarity: Similarity = "dot",
+        rate: float = 0.01,
+        learn: Learning = "gradient",
     ) -> None:
         self.scorer = NodeScorer(len(FEATURES), len(DEMAND), heads=heads, seed=seed, similarity=similarity)
         # Adam: gradients are small and noisy, and their scale differs from job to job.
         self._optimizer = torch.optim.Adam(self.scorer.parameters(), lr=rate)
+        self._by_reward, self._seed, self._tried = learn == "reward", seed, 0
         self.advantage = 0.0
         # Features move slowly and looking at them costs most of an allocation, so the scores of one time of
         # learning serve until the next.
@@ -230,13 +245,43 @@ class Attention:
             scores = self._scores(nodes)
             self._latest = scores.detach().double().numpy()
             self._test(self._latest, nodes.capability, unit_seconds)
-            p = (scores + torch.from_numpy(np.log(nodes.capability)).float()).softmax(dim=0)
-            times = p * torch.from_numpy(unit_seconds).float()
-            times = times / times.detach().mean()
-            smooth_max = torch.logsumexp(self.SHARPNESS * times, dim=1).mean() / self.SHARPNESS
-            (smooth_max + self.DECAY * (scores**2).sum()).backward()  # type: ignore[no-untyped-call]
+            if self._by_reward:
+                self._climb(nodes, unit_seconds)
+            else:
+                cost = self._cost(scores, nodes, unit_seconds)
+                cost.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._optimizer.zero_grad()
+
+    def _cost(self, scores: torch.Tensor, nodes: Nodes, unit_seconds: Floats) -> torch.Tensor:
+        """The steps' smooth maximum over the nodes, as a part of their mean time, and the pull to a = 0."""
+        p = (scores + torch.from_numpy(np.log(nodes.capability)).float()).softmax(dim=0)
+        times = p * torch.from_numpy(unit_seconds).float()
+        times = times / times.detach().mean()
+        smooth_max = torch.logsumexp(self.SHARPNESS * times, dim=1).mean() / self.SHARPNESS
+        return smooth_max + self.DECAY * (scores**2).sum()
+
+    @torch.no_grad()
+    def _climb(self, nodes: Nodes, unit_seconds: Floats) -> None:
+        """Leave in the parameters the gradient that `PAIRS` of tries give."""
+        parameters = list(self.scorer.parameters())
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self._tried += 1
+        # The same on every rank, and after a checkpoint.
+        generator = torch.Generator().manual_seed(mix(self._seed, self._tried))
+        for _ in range(self.PAIRS):
+            changes = [torch.randn(p.shape, generator=generator) * self.STEP for p in parameters]
+            costs = []
+            for sign in (1.0, -2.0):
+                for parameter, change in zip(parameters, changes, strict=True):
+                    parameter.add_(change, alpha=sign)
+                costs.append(float(self._cost(self._scores(nodes), nodes, unit_seconds)))
+            weight = (costs[0] - costs[1]) / (2 * self.PAIRS * self.STEP**2)
+            for parameter, change in zip(parameters, changes, strict=True):
+                parameter.add_(change)
+                assert parameter.grad is not None
+                parameter.grad.add_(change, alpha=weight)
 
     def _test(self, scores: Floats, capability: Floats, unit_seconds: Floats) -> None:
         """Compare the scores with none, on steps that they have not learned from."""
@@ -258,12 +303,14 @@ class Attention:
             "scorer": self.scorer.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "advantage": self.advantage,
+            "tried": self._tried,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.scorer.load_state_dict(state["scorer"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.advantage, self._latest = state["advantage"], np.zeros(0)
+        self._tried = state["tried"]
 
 
 @dataclass(frozen=True)
@@ -286,7 +333,14 @@ class InTurn(_Given):
         return np.resize(np.asarray(self.priorities, dtype=np.float64), n)
 
 
-def make_strategy(name: str, *, heads: int = 4, weights: Sequence[float] = (), seed: int = 0) -> Strategy:
+def make_strategy(
+    name: str,
+    *,
+    heads: int = 4,
+    learn: Learning = "gradient",
+    weights: Sequence[float] = (),
+    seed: int = 0,
+) -> Strategy:
     """The strategy of ``spec.allocator.ranks``."""
     strategies: dict[str, Strategy] = {
         "uniform": Uniform(),
@@ -297,4 +351,4 @@ def make_strategy(name: str, *, heads: int = 4, weights: Sequence[float] = (), s
         "round-robin": InTurn(),
         "priority": InTurn(weights or (1.0,)),
     }
-    return strategies[name] if name in strategies else Attention(heads=heads, seed=seed)
+    return strategies[name] if name in strategies else Attention(heads=heads, seed=seed, learn=learn)
