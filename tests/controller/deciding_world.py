@@ -42,6 +42,7 @@ def a_job(name: str, gpus: int = 1, **fields: Any) -> Facts:
         "taken_back": 0,
         "pause": 1.0,
         "startup": 10.0,
+        "unsaved": 0.0,
         "eta": None,
         "age": 100.0,
     }

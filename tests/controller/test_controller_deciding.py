@@ -64,6 +64,14 @@ def test_nobody_is_shrunk_by_more_than_is_needed() -> None:
     assert "gain more" in target(outcome, "big").message
 
 
+def test_those_who_lose_least_give_way_first() -> None:
+    restarts = a_job("restarts", 4, elastic=False, unsaved=300.0)
+    outcome = tick([restarts, a_job("live", 4), waiting("new", 2)], 8, answers(3, 3, 2))
+    assert sizes(outcome) == {"restarts": 3, "live": 3, "new": 2}
+    outcome = tick([restarts, a_job("live", 4), waiting("new", 1)], 8, answers(3, 3, 2))
+    assert sizes(outcome) == {"restarts": 4, "live": 3, "new": 2}
+
+
 def test_growth_waits_while_nobody_can_give_way() -> None:
     jobs = [a_job("big", 6, moved=1.0), a_job("small", 2)]
     outcome = tick(jobs, 8, answers(4, 4))

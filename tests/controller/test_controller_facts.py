@@ -77,6 +77,14 @@ def test_the_cool_down_begins_when_a_change_is_through() -> None:
     assert read(advice).moved == 90.0, "what was only recommended is no change"
 
 
+def test_a_restart_may_repeat_what_was_not_saved() -> None:
+    plain = {"elastic": False}
+    assert read(trains(scaling=plain, runningTime=START + timedelta(seconds=20))).unsaved == 80.0
+    saved = {"step": 5, "time": START + timedelta(seconds=90)}
+    assert read(trains(scaling=plain, runningTime=START, lastCheckpoint=saved)).unsaved == 10.0
+    assert read(trains(runningTime=START)).unsaved == 0.0
+
+
 def test_turns_are_changes_of_a_jobs_own_mind() -> None:
     def after(*reasons: str) -> int:
         made = [decision(i, reason=reason, applied=True) for i, reason in enumerate(reasons)]

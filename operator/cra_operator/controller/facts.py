@@ -48,6 +48,8 @@ class Facts:
         taken_back: How often in a row new pods had to be taken back.
         pause: Seconds that training stands still for a change.
         startup: Seconds from the creation of pods until they train.
+        unsaved: Seconds of training that a restart may have to repeat, those since the last checkpoint; 0 for a
+            job that changes while it trains.
         eta: Seconds until it ends as things are, by its own estimate; None if not known.
         age: Seconds since it was created.
     """
@@ -73,6 +75,7 @@ class Facts:
     taken_back: int
     pause: float
     startup: float
+    unsaved: float
     eta: float | None
     age: float
 
@@ -127,6 +130,7 @@ def facts_of(job: Job, *, default: Policy, priority: int, now: datetime) -> Fact
         taken_back=(run.setbacks or 0) if run is not None else 0,
         pause=status.pause_seconds or 0.0,
         startup=_startup(job),
+        unsaved=_unsaved(job, now),
         eta=status.progress.eta_seconds if status.progress is not None else None,
         age=max(0.0, (now - job.metadata.creation_timestamp).total_seconds()),
     )
@@ -140,6 +144,14 @@ def _moved(job: Job, now: datetime) -> float | None:
     changed = job.status.condition("Rescaling")
     ended = changed.last_transition_time if changed is not None else moves[-1]
     return (now - max(moves[-1], ended)).total_seconds()
+
+
+def _unsaved(job: Job, now: datetime) -> float:
+    """Seconds since the newest checkpoint, or since training began."""
+    status = job.status
+    saved = status.last_checkpoint.time if status.last_checkpoint is not None else None
+    since = saved or status.running_time
+    return 0.0 if job.spec.elastic or since is None else max(0.0, (now - since).total_seconds())
 
 
 def _turns(job: Job) -> int:

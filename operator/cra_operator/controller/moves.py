@@ -10,8 +10,8 @@ needs its GPUs, and somebody grows only into GPUs that are free or about to be. 
    proposed and however short ago they were changed.
 4. If that does not suffice, waiting jobs come first, then growth by priority and gain for each GPU.
 
-Who shrinks where there is a choice: lower priority first, then whoever loses least by it, the pause and the
-time left to train taken into account.
+Who shrinks where there is a choice: lower priority first, then whoever loses least by it: the pause, what a
+restart may have to repeat, and the time that training takes longer.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _loss(proposal: Proposal) -> tuple[float, ...]:
     facts, prospect = proposal.facts, proposal.prospect
     given = max(1, facts.gpus - prospect.gpus)
     left = prospect.remaining / prospect.rate if prospect.rate > 0 and prospect.remaining >= 0 else math.inf
-    cost = facts.pause if facts.elastic else facts.pause + facts.startup
+    cost = facts.pause if facts.elastic else facts.pause + facts.startup + facts.unsaved
     if prospect.rate_then > 0 and math.isfinite(left):
         return facts.priority, (cost + prospect.remaining / prospect.rate_then - left) / given
     slower = 1 - prospect.rate_then / prospect.rate if prospect.rate > 0 else 1.0

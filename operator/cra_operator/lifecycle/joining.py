@@ -118,7 +118,10 @@ def _wait(world: World, draft: Draft, cohort: Cohort, missing: tuple[int, ...]) 
         draft.look_again(draft.now)
     draft.look_again(deadline)
     text = ": ".join(filter(None, (_change(world, cohort), ready, _seen(trouble, world, draft))))
-    draft.condition("Rescaling", True, _kind(world, cohort), text)
+    decision = draft.get("last_decision")
+    decided = _kind(world, cohort) == "Growing" and decision is not None and decision.policy is not None
+    why = f" ({decision.message})" if decided else ""
+    draft.condition("Rescaling", True, _kind(world, cohort), f"{text}{why}")
     note_strength(draft, world.size, text)
 
 
