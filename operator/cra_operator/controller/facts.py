@@ -48,8 +48,8 @@ class Facts:
         taken_back: How often in a row new pods had to be taken back.
         pause: Seconds that training stands still for a change.
         startup: Seconds from the creation of pods until they train.
-        unsaved: Seconds of training that a restart may have to repeat, those since the last checkpoint; 0 for a
-            job that changes while it trains.
+        unsaved: Seconds of training that a restart may have to repeat, those since the last checkpoint; 0 for
+            a job that changes while it trains.
         eta: Seconds until it ends as things are, by its own estimate; None if not known.
         age: Seconds since it was created.
     """
