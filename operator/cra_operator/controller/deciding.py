@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import numpy as np
 
@@ -109,11 +110,13 @@ def decide(look: Look, consult: Consult) -> Outcome:
     )
     _keep_quotas(look, asked, found, capacity)
     free = capacity - sum(job.gpus for job in facts if not job.waits)
-    moves = _moves(look, found, admitted, free)
+    prospects = _Prospects(seen)
+    moves = _moves(look, found, prospects, admitted, free)
     ends = [(job.eta, job.gpus) for job in facts if not job.waits and job.eta is not None]
     starts = start_estimates(turns, ends, free)
     targets = {
-        job.key: _target(look, j, found, moves.get(j), starts.get(job.key)) for j, job in enumerate(facts)
+        job.key: _target(look, j, found, prospects, moves.get(j), starts.get(job.key))
+        for j, job in enumerate(facts)
     }
     held_back = {turn.facts.key: turn for turn in turns if not turn.admitted}
     for key, turn in held_back.items():
@@ -137,12 +140,14 @@ def _keep_quotas(look: Look, rows: Sequence[int], found: Proposed, capacity: int
         found.gpus.update(trim(mine, look.facts, look.seen, most - fixed))
 
 
-def _moves(look: Look, found: Proposed, admitted: Sequence[Facts], free: int) -> dict[int, Move]:
+def _moves(
+    look: Look, found: Proposed, prospects: _Prospects, admitted: Sequence[Facts], free: int
+) -> dict[int, Move]:
     """The move of every job that has GPUs and whose size is decided."""
     proposals: dict[int, Proposal] = {}
     for j, job in enumerate(look.facts):
         if job.decides and not job.waits:
-            at = _outlook(look, j)
+            at = partial(prospects.at, j)
             proposals[j] = Proposal(facts=job, prospect=at(found.gpus.get(j, job.gpus)), at=at)
     acting = [j for j in proposals if look.facts[j].acts]
     moves = arrange(
@@ -155,25 +160,30 @@ def _moves(look: Look, found: Proposed, admitted: Sequence[Facts], free: int) ->
     return advised | dict(zip(acting, moves, strict=True))
 
 
-class _outlook:  # noqa: N801 - a function with its arguments bound, called for few of the sizes of few jobs
-    """What each size means for one job."""
+class _Prospects:
+    """What sizes mean for jobs."""
 
-    def __init__(self, look: Look, j: int) -> None:
-        self._seen = look.seen
-        self._j = j
+    def __init__(self, seen: ClusterObservation) -> None:
+        self._seen = seen
+        self._now = seen.rate[np.arange(len(seen)), seen.current].tolist()
+        self._columns: dict[int, list[int]] = {}
+        for column, gpus in enumerate(seen.sizes.gpus.tolist()):
+            self._columns.setdefault(gpus, []).append(column)
 
-    def __call__(self, gpus: int) -> Prospect:
-        seen, j = self._seen, self._j
-        columns = np.flatnonzero(seen.sizes.gpus == gpus)
+    def at(self, j: int, gpus: int) -> Prospect:
+        """What so many GPUs mean for a job, on the type that suits it best."""
+        rate = self._seen.rate[j]
         return Prospect(
             gpus=gpus,
-            rate=float(seen.rate[j, seen.current[j]]),
-            rate_then=float(seen.rate[j, columns].max(initial=0.0)),
-            remaining=float(seen.remaining[j]),
+            rate=self._now[j],
+            rate_then=max((float(rate[column]) for column in self._columns.get(gpus, ())), default=0.0),
+            remaining=float(self._seen.remaining[j]),
         )
 
 
-def _target(look: Look, j: int, found: Proposed, move: Move | None, start: float | None) -> Target:
+def _target(
+    look: Look, j: int, found: Proposed, prospects: _Prospects, move: Move | None, start: float | None
+) -> Target:
     """A job's target, in words."""
     job = look.facts[j]
     policy, weight = found.by.get(j, job.policy), found.weight.get(j)
@@ -186,7 +196,7 @@ def _target(look: Look, j: int, found: Proposed, move: Move | None, start: float
         return Target(gpus=gpus, policy=policy, weight=weight, start=at)
     gain = None
     if move.gpus != job.gpus:
-        gain = _outlook(look, j)(move.gpus).gain
+        gain = prospects.at(j, move.gpus).gain
     message = f"{policy}{_stands_in(job, policy)}: {_in_words(job, move, found.gpus.get(j))}"
     if weight is not None and weight < _ALL:
         message += f" (attention {weight:.2f})"

@@ -150,8 +150,10 @@ def _give(
 def _yield(proposal: Proposal, moves: list[Move], j: int, needs: Sequence[Need], *, lacking: int) -> int:
     """Let a job make room for a waiting one of higher priority; returns what this frees."""
     facts = proposal.facts
+    if lacking <= 0 or moves[j].gpus <= facts.lowest:
+        return 0
     above = [need for need in needs if need.facts.priority > facts.priority]
-    if lacking <= 0 or not above or moves[j].gpus <= facts.lowest:
+    if not above:
         return 0
     freed = facts.gpus - moves[j].gpus
     by = freed + min(lacking, sum(need.gpus for need in above))
