@@ -25,9 +25,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         picture.add_argument(
             "--policies",
             nargs="+",
-            default=["pollux", "attention"],
+            default=["pollux", "goodput"],
             metavar="NAME",
-            help="(pollux attention)",
+            help="(pollux goodput)",
         )
         add_setting(picture)
         picture.add_argument(
@@ -36,7 +36,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         picture.set_defaults(run=draw)
     picture = kinds.add_parser("curves", help="learning curves", description="Draw learning curves.")
     picture.add_argument("logs", type=Path, nargs="+", metavar="DIR", help="folders with TensorBoard logs")
-    picture.add_argument("--tag", default="jct/ratio", metavar="TAG", help="what to draw (jct/ratio)")
+    picture.add_argument("--tag", default="score", metavar="TAG", help="what to draw (score)")
     picture.add_argument("--out", type=Path, default=Path("curves.png"), metavar="FILE", help="(curves.png)")
     picture.set_defaults(run=curves)
 
