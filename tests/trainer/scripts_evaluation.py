@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 import cra_trainer
-from tests.trainer.scripts import Record, make_dataset, make_model
+from tests.trainer.scripts import Record, digest, make_dataset, make_model
 
 
 def classify(record: Record) -> None:
@@ -24,4 +24,57 @@ def classify(record: Record) -> None:
                 scores.add(model(x), y)
             whole = model(dataset.tensors[0]).argmax(1) == dataset.tensors[1]
         session.report(scores, expected=float(whole.float().mean()))
+    session.finish()
+
+
+def by_torchmetrics(record: Record) -> None:
+    """Train an epoch; take F1 and ROC area by torchmetrics over the ranks' parts, and over the whole set."""
+    # It takes a second to import, which the other trainings here need not wait for.
+    from torchmetrics.classification import MulticlassAUROC, MulticlassF1Score
+    from torchmetrics.functional.classification import multiclass_auroc, multiclass_f1_score
+
+    session = cra_trainer.init()
+    dataset, inner = make_dataset(64), make_model()
+    model, _ = session.prepare(inner, torch.optim.SGD(inner.parameters(), lr=0.1))
+    metrics = {"f1": MulticlassF1Score(3), "area": MulticlassAUROC(3)}
+    for _ in session.epochs():
+        for x, y, _numbers in session.batches(dataset):
+            session.backward(functional.cross_entropy(model(x), y))
+            session.step()
+        rows = 0
+        with torch.no_grad():
+            for x, y, _numbers in session.shard(dataset):
+                rows += len(y)
+                for metric in metrics.values():
+                    metric.update(model(x), y)
+            session.report(**{name: float(metric.compute()) for name, metric in metrics.items()})
+            record["rows"] = rows
+            scores, labels = model(dataset.tensors[0]), dataset.tensors[1]
+            record["whole"] = {
+                "f1": float(multiclass_f1_score(scores, labels, 3)),
+                "area": float(multiclass_auroc(scores, labels, 3)),
+            }
+    session.finish()
+
+
+def in_bfloat16(record: Record) -> None:
+    """Train with autocast: the loss of each epoch, and the types that the model computed in."""
+    session = cra_trainer.init()
+    dataset, inner = make_dataset(64), make_model()
+    types = set()
+    inner[0].register_forward_hook(lambda _, __, output: types.add(str(output.dtype)))
+    model, _ = session.prepare(inner, torch.optim.Adam(inner.parameters(), lr=0.02))
+    record["losses"] = []
+    for _ in session.epochs():
+        for x, y, _numbers in session.batches(dataset):
+            with torch.autocast(session.device.type, dtype=torch.bfloat16):
+                loss = functional.cross_entropy(model(x), y)
+            session.backward(loss)
+            session.step()
+        with torch.no_grad():
+            whole = functional.cross_entropy(inner(dataset.tensors[0]), dataset.tensors[1])
+        record["losses"].append(float(whole))
+    record["types"] = sorted(types)
+    record["weights"] = [str(parameter.dtype) for parameter in inner.parameters()]
+    record["digest"] = digest(inner)
     session.finish()

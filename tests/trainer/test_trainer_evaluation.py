@@ -57,6 +57,7 @@ def test_classes_may_be_told_by_number_and_nothing_evaluated_is_nothing_right() 
     assert lines({}) == []
 
 
+@pytest.mark.processes
 def test_the_report_covers_the_parts_of_all_ranks_and_outlives_a_restart(tmp_path: Path) -> None:
     def run(name: str) -> list[Any]:
         return run_ranks(
@@ -79,3 +80,29 @@ def test_the_report_covers_the_parts_of_all_ranks_and_outlives_a_restart(tmp_pat
         recalled = sum(one["recall"] * one["support"] for one in told["classes"]) / 64
         assert recalled == pytest.approx(told["metrics"]["accuracy"], abs=1e-3)
     assert ranks[0].message["progress"]["samples"] == 64
+
+
+def test_torchmetrics_are_those_of_the_whole_set_under_unequal_shares(tmp_path: Path) -> None:
+    config = {
+        "training": {"epochs": 1, "batchSize": 16},
+        "allocator": {"ranks": {"strategy": "fixed", "weights": [1, 3]}},
+    }
+    ranks = run_ranks(scripts_evaluation.by_torchmetrics, world_size=2, directory=tmp_path, config=config)
+    assert [rank.code for rank in ranks] == [0, 0]
+    assert [rank.record["rows"] for rank in ranks] == [16, 48]
+    for name, whole in ranks[0].record["whole"].items():
+        assert ranks[0].message["metrics"][name] == pytest.approx(whole, abs=1e-6)
+
+
+def test_a_model_may_compute_in_bfloat16_while_its_weights_stay_in_float32(tmp_path: Path) -> None:
+    config = {
+        "training": {"epochs": 4, "batchSize": 16},
+        "allocator": {"ranks": {"strategy": "fixed", "weights": [1, 3]}},
+    }
+    ranks = run_ranks(scripts_evaluation.in_bfloat16, world_size=2, directory=tmp_path, config=config)
+    assert [rank.code for rank in ranks] == [0, 0]
+    one, other = (rank.record for rank in ranks)
+    assert "torch.bfloat16" in one["types"]
+    assert set(one["weights"]) == {"torch.float32"}
+    assert one["losses"][-1] < one["losses"][0]
+    assert one["digest"] == other["digest"]
