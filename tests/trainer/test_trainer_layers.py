@@ -148,6 +148,7 @@ def test_what_the_user_froze_stays_frozen() -> None:
     assert all(p.requires_grad for p in model[0].parameters())
 
 
+@pytest.mark.processes
 def test_all_ranks_cut_alike_and_a_restart_goes_on_with_the_same_cut(tmp_path: Path) -> None:
     def run(name: str, epochs: int) -> list[Any]:
         return run_ranks(

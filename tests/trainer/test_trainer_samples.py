@@ -57,6 +57,7 @@ def test_a_probability_that_cannot_be_is_refused() -> None:
         Thinning(8, keep=0)
 
 
+@pytest.mark.processes
 def test_ranks_train_fewer_rows_through_the_session(tmp_path: Path) -> None:
     config = {
         "training": {"epochs": 4, "batchSize": 16},

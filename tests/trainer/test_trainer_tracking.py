@@ -38,6 +38,7 @@ def run(directory: Path, checkpoints: Path, epochs: int, **training: Any) -> End
     return ranks[0]
 
 
+@pytest.mark.processes
 def test_the_reports_are_in_event_files_beside_the_checkpoints_and_go_on_after_a_restart(
     tmp_path: Path,
 ) -> None:
@@ -49,6 +50,7 @@ def test_the_reports_are_in_event_files_beside_the_checkpoints_and_go_on_after_a
     assert curve[-1][1] == pytest.approx(told["metrics"]["accuracy"])
 
 
+@pytest.mark.processes
 def test_no_event_files_are_written_where_the_spec_wants_none(tmp_path: Path) -> None:
     kept = tmp_path / "checkpoints"
     run(tmp_path / "1", kept, 1, tracking={"tensorboard": False})
@@ -105,6 +107,8 @@ def test_a_configured_project_gets_the_same_curves(tmp_path: Path, monkeypatch: 
     tracker.write(3, {"report/accuracy": 0.5})
     tracker.write(7, {"report/accuracy": 0.75})
     tracker.close()
+    # A process of its own writes the file; all is there when that one has ended.
+    wandb.teardown()
     summaries = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert len(summaries) == 1
     assert b"report/accuracy" in summaries[0].read_bytes()
