@@ -46,9 +46,8 @@ def knapsack(value: Floats, gpus: Ints, capacity: int) -> Ints:
             if worth > best:
                 best = worth
                 for c in range(need, capacity + 1):
-                    candidate = table[j, c - need] + worth
-                    if candidate > table[j + 1, c]:
-                        table[j + 1, c] = candidate
+                    # A maximum, not a branch: compilers make vector instructions of it.
+                    table[j + 1, c] = max(table[j + 1, c], table[j, c - need] + worth)
     choice = np.full(jobs, -1, dtype=np.int64)
     if table[jobs, capacity] == -np.inf:
         return choice

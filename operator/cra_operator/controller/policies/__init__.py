@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from cra_operator.controller.policies.attention import Attention
+from cra_operator.controller.policies.goodput import Goodput
 from cra_operator.controller.policies.priority import Priority
 from cra_operator.controller.policies.round_robin import RoundRobin
 from cra_operator.controller.policies.static import Static
@@ -19,6 +21,8 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
     "random": lambda: Static("random"),
     "round-robin": RoundRobin,
     "priority": Priority,
+    "goodput": Goodput,
+    "attention": Attention,
 }
 """What makes a fresh instance of each."""
 

@@ -1,0 +1,1 @@
+"""Learning policies: a compiled episode, a gymnasium environment and one file for each learner."""
