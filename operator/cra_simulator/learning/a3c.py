@@ -24,7 +24,7 @@ from cra_simulator.learning.learner import Snapshot, random_state, restore_rando
 from cra_simulator.learning.network import AttentionNetwork, Critic
 
 ACTORS = 16
-UPDATES = 12
+UPDATES = 4
 """Of a step, between which nothing but the parameters goes over."""
 STEPS = 10
 """n: a hundred minutes between updates."""

@@ -105,7 +105,7 @@ CHOOSERS: Mapping[str, Callable[..., Learner]] = {
 BUDGETS: Mapping[str, Budget] = {
     "evolution": Budget(steps=400, check_every=20, patience=8),
     "ppo": Budget(steps=60, check_every=10, patience=8),
-    "a3c": Budget(steps=30, check_every=10, patience=6),
+    "a3c": Budget(steps=60, check_every=20, patience=6),
     "q-learning": Budget(steps=EPISODES, check_every=100, patience=4),
     "sarsa": Budget(steps=EPISODES, check_every=100, patience=4),
     "double-dqn": Budget(steps=EPISODES, check_every=100, patience=4),
