@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cra_operator.controller.policies import attention, goodput, network, store, tokens
+from cra_operator.controller.policies import attention, goodput, make, network, store, tokens
 from cra_operator.controller.policies.attention import Attention
 from cra_operator.controller.policies.choosing import ACTIONS, STATES, state_of, table_row
 from cra_operator.controller.policies.double_dqn import DoubleDqn
@@ -238,3 +238,12 @@ def test_weights_that_are_not_there_are_named(folder: Path) -> None:
     with pytest.raises(WeightsError, match="there are no weights of policy 'other'"):
         load_network("other", folder)
     assert json.loads((folder / "index.json").read_text()).keys() == {"mine"}
+
+
+@pytest.mark.parametrize("name", ["goodput", "q-learning", "sarsa", "double-dqn", "attention"])
+def test_what_is_shipped_decides_within_the_cluster(name: str) -> None:
+    jobs = seen(1e3, 4e3, 2e4, np.nan, 1e6, limit=np.array([2, 1, 4, 8, 8]))
+    choice = make(name).decide(jobs).choice
+    assert SIZES.gpus[choice].sum() <= 8
+    assert (SIZES.gpus[choice] <= jobs.limit).all()
+    assert choice.any()

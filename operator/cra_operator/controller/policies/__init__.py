@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from cra_operator.controller.policies.attention import Attention
+from cra_operator.controller.policies.double_dqn import DoubleDqn
 from cra_operator.controller.policies.goodput import Goodput
 from cra_operator.controller.policies.priority import Priority
+from cra_operator.controller.policies.q_learning import QLearning
 from cra_operator.controller.policies.round_robin import RoundRobin
+from cra_operator.controller.policies.sarsa import Sarsa
 from cra_operator.controller.policies.static import Static
 from cra_operator.controller.policy import Policy
 
@@ -22,6 +25,9 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
     "round-robin": RoundRobin,
     "priority": Priority,
     "goodput": Goodput,
+    "q-learning": QLearning,
+    "sarsa": Sarsa,
+    "double-dqn": DoubleDqn,
     "attention": Attention,
 }
 """What makes a fresh instance of each."""
