@@ -21,7 +21,7 @@ demo: setup  ## two jobs share the GPUs of an embedded cluster, from nothing to 
 	@$(PY) -m e2e.demo
 
 test: lint  ## pass all tests
-	@$(PY) -m pytest --numprocesses=2 --dist=loadgroup
+	@$(PY) -m pytest
 
 lint: setup  ## formatting, lint, types, layers
 	@$(VENV)/bin/ruff format --check --quiet . && $(VENV)/bin/ruff check --quiet .

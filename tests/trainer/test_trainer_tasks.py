@@ -62,6 +62,7 @@ def test_the_weights_go_on_from_a_checkpoint() -> None:
     assert torch.equal(follow(one, [1.0, 2.0]), follow(two, [1.0, 2.0]))
 
 
+@pytest.mark.processes
 def test_ranks_with_unequal_parts_follow_the_losses_of_the_whole_batch(tmp_path: Path) -> None:
     config = {
         "training": {"epochs": 2, "batchSize": 24},
