@@ -46,17 +46,14 @@ class Cluster:
     def __init__(self, gpus: int, jobs: int) -> None:
         self.random = np.random.default_rng(0)
         self.now = START
-        self.nodes = [
-            NodeView(name=f"n{i}", gpus=NODE_GPUS, gpu_type="A100") for i in range(gpus // NODE_GPUS)
-        ]
+        names = [f"n{i}" for i in range(gpus // NODE_GPUS)]
+        self.nodes = {name: NodeView(name=name, gpus=NODE_GPUS, gpu_type="A100") for name in names}
         self.jobs = [self._job(number) for number in range(jobs)]
 
     def scene(self) -> Scene:
         """What the controller would see now."""
         pods = [pod for job in self.jobs for pod in self._pods(job)]
-        for pod, node in zip(
-            pods, (node.name for node in self.nodes for _ in range(NODE_GPUS)), strict=False
-        ):
+        for pod, node in zip(pods, (name for name in self.nodes for _ in range(NODE_GPUS)), strict=False):
             object.__setattr__(pod, "node", node)
         return Scene(
             jobs=self.jobs,

@@ -132,6 +132,12 @@ _ANY = 1 << 62
 """GPUs that a namespace without a limit may take."""
 
 
+def room_for(ask: Ask, nodes: Mapping[str, NodeView], free: Mapping[str, int]) -> int:
+    """GPUs in whole workers of this size that fit on the nodes that they may use."""
+    each = ask.size.gpus_per_worker
+    return sum(gpus // each * each for name, gpus in free.items() if gpus > 0 and admits(nodes[name], ask))
+
+
 def decide(
     asks: Iterable[Ask],
     nodes: Mapping[str, NodeView],

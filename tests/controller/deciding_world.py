@@ -36,6 +36,7 @@ def a_job(name: str, gpus: int = 1, **fields: Any) -> Facts:
         "lowest": 1,
         "highest": 8,
         "gpus": gpus,
+        "fits": 99,
         "cooldown": 60.0,
         "moved": None,
         "turns": 0,

@@ -208,6 +208,23 @@ def test_a_waiting_job_is_told_when_it_may_expect_to_start() -> None:
     assert target(outcome, "c").start is None, "b's end is not known"
 
 
+def test_free_gpus_that_a_waiting_job_cannot_use_are_none() -> None:
+    """Four GPUs are free, but on two nodes, and it wants four together."""
+    jobs = [a_job("low", 4), waiting("urgent", 4, each=4, highest=4, priority=9, fits=0)]
+    assert sizes(tick(jobs, 8))["low"] == 1
+    jobs[1] = replace(jobs[1], fits=4)
+    assert sizes(tick(jobs, 8))["low"] == 4
+
+
+def test_a_job_grows_into_what_those_who_start_leave() -> None:
+    assert sizes(tick([a_job("a", 2), waiting("b", 2)], 8)) == {"a": 4, "b": 4}
+
+
+def test_nobody_makes_room_for_a_job_that_can_run_nowhere() -> None:
+    jobs = [a_job("low", 8), waiting("elsewhere", 2, lowest=9, highest=8, priority=9)]
+    assert sizes(tick(jobs, 16)) == {"low": 8, "elsewhere": None}
+
+
 def test_a_job_that_starts_gets_what_its_policy_gives_it() -> None:
     assert sizes(tick([a_job("a", 4), waiting("b")], 8)) == {"a": 4, "b": 4}
 

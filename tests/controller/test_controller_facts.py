@@ -13,7 +13,7 @@ NOW = START + timedelta(seconds=100)
 
 
 def read(job: Job) -> Facts:
-    return facts_of(job, default="attention", priority=7, now=NOW)
+    return facts_of(job, default="attention", priority=7, fits=5, now=NOW)
 
 
 def trains(gpus: int = 4, *, scaling: dict[str, Any] | None = None, **status: Any) -> Job:

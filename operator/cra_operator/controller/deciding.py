@@ -86,7 +86,9 @@ def decide(look: Look, consult: Consult) -> Outcome:
     """
     facts, seen = look.facts, look.seen
     capacity = int(seen.capacity.sum())
-    turns = line_up(facts, look.rules, look.used, capacity=capacity)
+    most = seen.rate.max(axis=1, initial=0.0)
+    able = [job for j, job in enumerate(facts) if most[j] > 0 or not job.waits]
+    turns = line_up(able, look.rules, look.used, capacity=capacity)
     admitted = [turn.facts for turn in turns if turn.admitted]
     let_in = {job.key for job in admitted}
     asked = [

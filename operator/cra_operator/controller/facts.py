@@ -42,6 +42,8 @@ class Facts:
         highest: Most of them.
         gpus: GPUs of its run, those included that are about to join; of one that waits, what it would start
             with if nobody decided.
+        fits: Of one that waits, GPUs in whole workers that are free, or about to be, on nodes that admit its
+            pods.
         cooldown: Seconds after a change in which no other may follow.
         moved: Seconds since the last change of size was carried out or taken back, None if there was none.
         turns: How often it lately went back and forth for its own sake.
@@ -69,6 +71,7 @@ class Facts:
     lowest: int
     highest: int
     gpus: int
+    fits: int
     cooldown: float
     moved: float | None
     turns: int
@@ -90,23 +93,28 @@ def takes_part(job: Job) -> bool:
     return job.status.phase not in (*_FINISHED, *_AT_REST) and not job.spec.suspend
 
 
-def facts_of(job: Job, *, default: Policy, priority: int, now: datetime) -> Facts:
+def waits(job: Job) -> bool:
+    """Whether the job has no run at work."""
+    return job.status.phase not in _AT_WORK
+
+
+def facts_of(job: Job, *, default: Policy, priority: int, fits: int, now: datetime) -> Facts:
     """The facts of a job that takes part.
 
     Args:
         job: The job.
         default: The policy of jobs that name none.
         priority: Value of its priority class.
+        fits: GPUs that are free for its pods, if it waits.
         now: The current time.
     """
     spec, status = job.spec, job.status
     scaling, run = spec.scaling, status.run
     policy = scaling.policy or default
     each = gpus_per_worker(scaling)
-    at_work = status.phase in _AT_WORK
     joining = run is not None and run.joining is not None
     aim = wanted(scaling, None, status.desired_gpus).gpus
-    settled = run is not None and at_work and not joining and status.phase != "Rescaling"
+    settled = run is not None and not waits(job) and not joining and status.phase != "Rescaling"
     gpus = (run.gpus if run is not None and settled else None) or aim
     return Facts(
         key=job.key,
@@ -115,7 +123,7 @@ def facts_of(job: Job, *, default: Policy, priority: int, now: datetime) -> Fact
         priority=priority,
         decides=scaling.gpus is None and scaling.mode != "Off" and policy != "static",
         acts=scaling.mode == "Auto",
-        waits=not at_work,
+        waits=waits(job),
         changes=status.phase in ("Starting", "Rescaling") or joining or status.is_true("Rescaling"),
         measured=status.is_true("MetricsAvailable"),
         known=any(speed.gpus == gpus for speed in status.speeds),
@@ -124,6 +132,7 @@ def facts_of(job: Job, *, default: Policy, priority: int, now: datetime) -> Fact
         lowest=-(-scaling.min_gpus // each) * each,
         highest=max(scaling.max_gpus // each, 1) * each,
         gpus=gpus,
+        fits=fits,
         cooldown=float(scaling.cooldown_seconds),
         moved=_moved(job, now),
         turns=_turns(job),

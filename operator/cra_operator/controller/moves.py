@@ -47,6 +47,11 @@ class Need:
     facts: Facts
     gpus: int
 
+    @property
+    def lacks(self) -> int:
+        """GPUs that are not free where its pods may go: those that are may be elsewhere, or scattered."""
+        return max(0, self.gpus - self.facts.fits)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Move:
@@ -96,6 +101,10 @@ def arrange(
             free += p.facts.gpus - p.prospect.gpus
     waiting = sum(need.gpus for need in needs)
     wanted = sum(proposals[j].prospect.gpus - proposals[j].facts.gpus for j in growths)
+    lacks = max((need.lacks for need in needs), default=0)
+    if lacks > 0:
+        # However many GPUs are free, those that the one who waits cannot use are none.
+        free = min(free, waiting - lacks)
     by_loss = sorted(range(len(proposals)), key=lambda j: _loss(proposals[j]))
     for j in by_loss:
         free += _give(proposals[j], moves, j, needs, lacking=(waiting, wanted, free))

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from cra_operator.admission import ask_for, bound_gpus, free_gpus, room_for
 from cra_operator.api import Job, JobKey
 from cra_operator.config import Config
 from cra_operator.controller.census import census
 from cra_operator.controller.deciding import Look, Outcome, decide
-from cra_operator.controller.facts import facts_of, takes_part
+from cra_operator.controller.facts import facts_of, takes_part, waits
 from cra_operator.controller.modelling import Outlooks
 from cra_operator.controller.policies import make
 from cra_operator.controller.sharing import Rules, accounts
@@ -28,6 +29,7 @@ from cra_operator.runtime.cluster import Cluster
 from cra_operator.runtime.counsel import Counsel
 from cra_operator.runtime.jobs import JobStore
 from cra_operator.runtime.metrics import Metrics
+from cra_operator.sizing import least
 from cra_operator.view import NodeView, PodView
 from cra_operator.world import is_ours
 
@@ -44,7 +46,7 @@ class Scene:
     jobs: Sequence[Job]
     priorities: Mapping[JobKey, int]
     pods: Sequence[PodView]
-    nodes: Sequence[NodeView]
+    nodes: Mapping[str, NodeView]
     limits: Mapping[str, int]
     now: datetime
 
@@ -74,13 +76,20 @@ class Judge:
         counted = census(
             active.values(),
             pods=scene.pods,
-            nodes=scene.nodes,
+            nodes=scene.nodes.values(),
             priorities=scene.priorities,
             now=now,
             outlooks=self._outlooks,
         )
+        fits = fitting(scene, active.values())
         facts = [
-            facts_of(active[key], default=config.policy, priority=scene.priorities.get(key, 0), now=now)
+            facts_of(
+                active[key],
+                default=config.policy,
+                priority=scene.priorities.get(key, 0),
+                fits=fits.get(key, 0),
+                now=now,
+            )
             for key in counted.keys
         ]
         look = Look(
@@ -92,6 +101,23 @@ class Judge:
             now=now,
         )
         return decide(look, self._counsel)
+
+
+def fitting(scene: Scene, jobs: Iterable[Job]) -> dict[JobKey, int]:
+    """GPUs in whole workers that are free for each job that waits, or soon will be as pods leave."""
+    staying = [pod for pod in scene.pods if not pod.deleting]
+    free = free_gpus(scene.nodes.values(), bound_gpus(staying), ())
+    known: dict[tuple[object, ...], int] = {}
+    found = {}
+    for job in jobs:
+        if not waits(job):
+            continue
+        ask = ask_for(job, least(job.spec.scaling))
+        alike = (ask.size.gpus_per_worker, str(ask.node_selector), str(ask.tolerations))
+        if alike not in known:
+            known[alike] = room_for(ask, scene.nodes, free)
+        found[job.key] = known[alike]
+    return found
 
 
 class Controller:
@@ -155,7 +181,7 @@ class Controller:
             jobs=jobs,
             priorities={job.key: self._cluster.priority(job.spec.priority_class_name) for job in jobs},
             pods=self._cluster.gpu_pods(),
-            nodes=list(self._cluster.nodes.values()),
+            nodes=dict(self._cluster.nodes),
             limits=self._cluster.gpu_quotas(),
             now=datetime.now(UTC),
         )
