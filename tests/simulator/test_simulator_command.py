@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from cra_operator.controller.policies.store import load_tensors
 from cra_simulator.cli import main
 from cra_simulator.training_logs import read_curves
+from tests.simulator.tiny import Tiny
 
 JOBS = "name,time,application\na,0,bert\nb,30,cifar10\nc,60,ncf\n"
 
@@ -116,3 +119,19 @@ def test_plot_draws_learning_curves(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "empty").mkdir()
     assert main(["plot", "curves", str(tmp_path / "empty")]) == 2
     assert "there are no TensorBoard logs" in capsys.readouterr().err
+
+
+def test_train_leaves_weights_and_logs_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cra_simulator.learning.worlds.pollux_curriculum", Tiny)
+    out = tmp_path / "run"
+    for steps in ("1", "2"):
+        assert main(["train", "q-learning", "--out", str(out), "--steps", steps]) == 0
+    tensors, _ = load_tensors("q-learning", out / "weights")
+    assert all(np.isfinite(tensor).all() for tensor in tensors.values())
+    made, scores = read_curves([out], "score")["run"]
+    assert made.tolist()[-1] == 2
+    assert f"{scores.min():.4f} after" in capsys.readouterr().out
+    assert main(["train", "guessing", "--out", str(out)]) == 2
+    assert "there is no learner 'guessing'; there are evolution" in capsys.readouterr().err

@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cra_simulator.cli import compare, convert, plot, replay
+from cra_simulator.cli import compare, convert, plot, replay, train
 from cra_simulator.errors import DataError, SimulationError
 
-_COMMANDS = (compare, replay, plot, convert)
+_COMMANDS = (compare, replay, plot, convert, train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,9 +25,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         picture.add_argument(
             "--policies",
             nargs="+",
-            default=["pollux", "goodput"],
+            default=["pollux", "attention"],
             metavar="NAME",
-            help="(pollux goodput)",
+            help="(pollux attention)",
         )
         add_setting(picture)
         picture.add_argument(

@@ -24,7 +24,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         description="Run one workload under one policy and tell every change of size, in order of time.",
     )
     add_workload(parser)
-    parser.add_argument("--policy", default="goodput", metavar="NAME", help="whose (goodput)")
+    parser.add_argument("--policy", default="attention", metavar="NAME", help="whose (attention)")
     parser.add_argument("--job", metavar="NAME", help="tell of this job only")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the sizes of all jobs to a file, too")
     add_setting(parser)
