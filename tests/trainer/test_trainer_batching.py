@@ -188,7 +188,7 @@ def test_every_rank_gets_a_row() -> None:
 
 @pytest.mark.parametrize(("bounds", "rarer"), [({"max_batch_size": 128}, 64), ({}, 256)])
 def test_dear_measurements_are_made_less_often_and_of_a_fixed_batch_least(
-    bounds: dict[str, int], rarer: int
+    bounds: dict[str, Any], rarer: int
 ) -> None:
     group = batching(**bounds)
     assert [step for step in range(64) if group.due(step)] == [0, EVERY, 2 * EVERY, 3 * EVERY]
