@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import torch
 from torch.nn import functional
+from torch.utils.data import TensorDataset
 
 import cra_trainer
 from tests.trainer.scripts import Record, digest, make_dataset, make_model
@@ -77,4 +81,29 @@ def in_bfloat16(record: Record) -> None:
     record["types"] = sorted(types)
     record["weights"] = [str(parameter.dtype) for parameter in inner.parameters()]
     record["digest"] = digest(inner)
+    session.finish()
+
+
+def documented(record: Record) -> None:
+    """Run the pieces of scripts in the documentation: what else a script may want, and how good it is."""
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    session = cra_trainer.init()
+    x, y, _numbers = make_dataset(64).tensors
+    names = {
+        "cra_trainer": cra_trainer,
+        "math": math,
+        "torch": torch,
+        "session": session,
+        "model": make_model(),
+        "train": TensorDataset(x, y),
+        "test": TensorDataset(x, y % 2),
+        "loss_function": functional.cross_entropy,
+    }
+    for page, heading in (
+        ("sdk.md", "## What else a script may want"),
+        ("workloads.md", "## How good it is"),
+    ):
+        section = (docs / page).read_text().partition(heading)[2]
+        piece = section.partition("```python")[2].partition("```")[0]
+        exec(compile(piece, page, "exec"), names)
     session.finish()

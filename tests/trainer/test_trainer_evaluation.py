@@ -82,6 +82,7 @@ def test_the_report_covers_the_parts_of_all_ranks_and_outlives_a_restart(tmp_pat
     assert ranks[0].message["progress"]["samples"] == 64
 
 
+@pytest.mark.processes
 def test_torchmetrics_are_those_of_the_whole_set_under_unequal_shares(tmp_path: Path) -> None:
     config = {
         "training": {"epochs": 1, "batchSize": 16},
@@ -94,6 +95,7 @@ def test_torchmetrics_are_those_of_the_whole_set_under_unequal_shares(tmp_path: 
         assert ranks[0].message["metrics"][name] == pytest.approx(whole, abs=1e-6)
 
 
+@pytest.mark.processes
 def test_a_model_may_compute_in_bfloat16_while_its_weights_stay_in_float32(tmp_path: Path) -> None:
     config = {
         "training": {"epochs": 4, "batchSize": 16},
@@ -106,3 +108,12 @@ def test_a_model_may_compute_in_bfloat16_while_its_weights_stay_in_float32(tmp_p
     assert set(one["weights"]) == {"torch.float32"}
     assert one["losses"][-1] < one["losses"][0]
     assert one["digest"] == other["digest"]
+
+
+@pytest.mark.processes
+def test_the_documented_pieces_of_scripts_run_as_they_stand(tmp_path: Path) -> None:
+    config = {"training": {"epochs": 2, "batchSize": 16}}
+    (rank,) = run_ranks(scripts_evaluation.documented, world_size=1, directory=tmp_path, config=config)
+    assert rank.code == 0
+    assert rank.message["progress"]["samples"] == 2 * 64
+    assert [one["name"] for one in rank.message["classes"]] == ["cat", "dog"]
