@@ -138,6 +138,18 @@ def test_all_blocks_train_again_when_the_learning_rate_starts_anew() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_nothing_is_frozen_while_the_learning_rate_rises() -> None:
+    model = network()
+    layers, cuts = LayerCut(model, 0.5), []
+    for step in range(100):
+        model(torch.randn(8, 16)).square().mean().backward()
+        rate = min(step, 40) / 1000
+        layers.follow(torch.optim.SGD(model.parameters(), lr=rate), step / 100)
+        cuts.append(layers.cut)
+    assert not any(cuts[:41])
+    assert cuts[-1] > 0
+
+
 def test_what_the_user_froze_stays_frozen() -> None:
     model = network()
     model[3].requires_grad_(False)

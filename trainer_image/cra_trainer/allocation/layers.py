@@ -6,13 +6,14 @@ all blocks before it, it saves both, and so does everything before it. So what i
 cut: the blocks before it cost no backward pass, and the first one behind it none to its input.
 
 The budget b in (0, 1] is the part of all backward passes of the training that may be spent. Nothing is frozen
-in the first `WARM` of it. After that the cut goes deeper whenever what is left of the budget asks for it,
-unless attention holds it: blocks get p = softmax(a + log c), with c their part of the cost and
-a = log(|g|/|w|) the rate at which their weights still change; while the next block to be frozen gets more
-than its part of the cost, and the budget can still be kept, the decision waits. When the learning rate starts
-anew, so do all blocks. Egeria (Wang et al., EuroSys 2023) and AutoFreeze (Liu et al., 2021) freeze from the
-front for the same reason; `docs/workloads.md` has what it gains here, beside a training of all blocks at
-equal cost.
+in the first `WARM` of it, nor while the learning rate rises. After that the cut goes deeper whenever what is
+left of the budget asks for it, unless attention holds it: blocks get p = softmax(a + log c), with c their
+part of the cost and a = log(|g|/|w|) the rate at which their weights still change; while the next block to be
+frozen gets more than its part of the cost, and the budget can still be kept, the decision waits. When the
+learning rate starts anew, so do all blocks.
+
+Egeria (Wang et al., EuroSys 2023) and AutoFreeze (Liu et al., 2021) freeze from the front for the same
+reason; `docs/workloads.md` has what it gains here, beside a training of all blocks at equal cost.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class LayerCut:
         self._forward: Floats = np.zeros(len(self._blocks))
         self._trainable = [[p for p in block.parameters() if p.requires_grad] for block in self._blocks]
         self.cut, self._spent, self._progress, self._decided = 0, 0.0, 0.0, 0.0
-        self._lowest_rate = 0.0
+        self._lowest_rate = self._rate = 0.0
         self._count()
 
     def _count(self) -> None:
@@ -158,11 +159,14 @@ class LayerCut:
         self._spent += (progress - self._progress) * backward_cost(self._forward, self.cut)
         self._progress = progress
         before, rate = self.cut, max(float(group["lr"]) for group in optimizer.param_groups)
+        rising, self._rate = rate > self._rate, rate
         if self.cut and rate > 2 * self._lowest_rate:
             self._freeze(0)
             self._decided = progress
         self._lowest_rate = rate if not self.cut else min(rate, self._lowest_rate)
-        if progress - self._decided >= PERIOD or self._decided < WARM <= progress:
+        due = progress - self._decided >= PERIOD or self._decided < WARM <= progress
+        # What starts to learn, or to learn anew, is not frozen.
+        if due and not rising:
             self._decided = progress
             self._freeze(
                 choose_cut(
@@ -194,12 +198,14 @@ class LayerCut:
             "progress": self._progress,
             "decided": self._decided,
             "lowest_rate": self._lowest_rate,
+            "rate": self._rate,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._forward = np.array(state["forward"], dtype=np.float64)
         self._spent, self._progress = state["spent"], state["progress"]
         self._decided, self._lowest_rate = state["decided"], state["lowest_rate"]
+        self._rate = state["rate"]
         self._freeze(state["cut"])
 
 
