@@ -22,7 +22,6 @@ from cra_operator.config import Config
 from cra_operator.controller.observation import Observation
 from cra_operator.controller.observe import Observer
 from cra_operator.controller.prometheus import Prometheus
-from cra_operator.controller.target import Target
 from cra_operator.handlers import watch_jobs
 from cra_operator.kube import paths
 from cra_operator.kube.client import ApiError, KubeClient
@@ -84,7 +83,8 @@ class Operator:
             jobs=self.jobs,
             cluster=self._cluster,
             admissions=self.admissions,
-            on_target=self._decided,
+            targets=self._worker.targets,
+            on_target=self.queue.add,
             metrics=self.metrics,
         )
         self._observer = Observer(
@@ -194,10 +194,6 @@ class Operator:
 
     def _observed(self, key: JobKey, observation: Observation) -> None:
         self._worker.observations[key] = observation
-        self.queue.add(key)
-
-    def _decided(self, key: JobKey, target: Target) -> None:
-        self._worker.targets[key] = target
         self.queue.add(key)
 
     def _alive(self) -> str | None:

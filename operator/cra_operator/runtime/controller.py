@@ -128,7 +128,8 @@ class Controller:
         jobs: All jobs.
         cluster: Pods, nodes and quotas.
         admissions: Hears what limits it from now on.
-        on_target: Hears the key and target of every job whose target is another than before.
+        targets: Where targets are kept; whoever forgets a job takes its target away.
+        on_target: Hears the key of every job whose target is another than before.
         metrics: The operator's own metrics.
     """
 
@@ -139,7 +140,8 @@ class Controller:
         jobs: JobStore,
         cluster: Cluster,
         admissions: Admissions,
-        on_target: Callable[[JobKey, Target], None],
+        targets: dict[JobKey, Target],
+        on_target: Callable[[JobKey], None],
         metrics: Metrics,
     ) -> None:
         self._jobs = jobs
@@ -149,7 +151,7 @@ class Controller:
         self._metrics = metrics
         self._judge = Judge(config)
         self._due = asyncio.Event()
-        self._told: dict[JobKey, Target] = {}
+        self._targets = targets
         self._troubles: Mapping[str, str] = {}
 
     def nudge(self) -> None:
@@ -192,7 +194,7 @@ class Controller:
                 logger.error("policy %s could not decide, another does in its stead: %s", policy, trouble)
         self._troubles = outcome.troubles
         self._admissions.share(outcome.standing)
-        before, self._told = self._told, dict(outcome.targets)
         for key, target in outcome.targets.items():
-            if before.get(key) != target and self._jobs.get(key) is not None:
-                self._on_target(key, target)
+            if self._targets.get(key) != target and self._jobs.get(key) is not None:
+                self._targets[key] = target
+                self._on_target(key)
