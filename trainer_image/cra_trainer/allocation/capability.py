@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from cra_trainer.allocation.shares import Floats, Ints
 
 # Steps that a mean reaches back, and that the spread does.
-MEMORY = 20
+MEMORY = 50
 SPREAD_MEMORY = 10
 # Of the CUSUM, in units of the spread: what a deviation must exceed to count, how much of it may count, and
 # the sum that is a change. Three steps that are far off make one; with noise alone it takes some thousand.
 IGNORED, COUNTED, ALARM = 0.75, 3.0, 6.0
+# Error of a mean that is good enough to go on with.
+BELIEVED = 0.05
 # The least spread that is believed.
 STEADIEST = 0.02
 
@@ -77,17 +79,19 @@ class CapabilityTracker:
 
     def doubt(self, ranks: Any) -> None:
         """Let these ranks' next steps count for more: they train other numbers of rows now, at which fixed
-        costs make them another speed.
+        costs make them another speed. A mean of a time that varies keeps the more of its past, for its next
+        steps say little.
         """
-        self._seen[ranks] = np.minimum(self._seen[ranks], 2)
+        enough = np.clip((self.variation / BELIEVED) ** 2, 2, MEMORY).astype(np.int64)
+        self._seen[ranks] = np.minimum(self._seen, enough)[ranks]
         self._cusum[:, ranks] = 0.0
 
-    def update(self, rows: Ints, seconds: Floats) -> bool:
+    def update(self, rows: Ints, seconds: Floats) -> NDArray[np.bool_]:
         """Take in one step: the rows that each rank trained and the seconds it computed; ranks without rows
         are left.
 
         Returns:
-            Whether a rank's speed has changed.
+            Which ranks' speed has changed, [n].
         """
         measured = (rows > 0) & (seconds > 0)
         log_speed = np.log(np.where(measured, rows, 1) / np.where(measured, seconds, 1.0))
@@ -103,7 +107,7 @@ class CapabilityTracker:
         believed = measured & ~changed & (self._seen > 1)
         weight = believed / np.clip(self._seen, 2, SPREAD_MEMORY)
         self._variance = self._variance + weight * (square - self._variance)
-        return bool(changed.any())
+        return np.asarray(changed)
 
     def _look_for_change(self, measured: Any, deviation: Floats, spread: Floats) -> Any:
         """Which ranks' speed has changed, [n] of bool; their means are then those of the new speed."""

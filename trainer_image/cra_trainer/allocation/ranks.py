@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from cra_trainer.allocation.capability import CapabilityTracker
 from cra_trainer.allocation.explain import explain
+from cra_trainer.allocation.fixed_costs import FixedCosts
 from cra_trainer.allocation.shares import Floats, Ints, apportion
 from cra_trainer.allocation.stragglers import StragglerWatch
 from cra_trainer.allocation.strategies import Allocation, InTurn, Nodes, Strategy
@@ -65,6 +66,7 @@ class RankPlanner:
         self._strategy = strategy
         self._world_size = world_size
         self._tracker = CapabilityTracker(world_size)
+        self._fixed = FixedCosts(world_size)
         self._stragglers = StragglerWatch(world_size)
         self._slack: Floats = np.zeros(world_size)
         # The most rows that each rank has held, and the part of its memory that this left.
@@ -107,6 +109,7 @@ class RankPlanner:
         """
         self._world_size = len(kept)
         self._tracker = self._tracker.resized(kept)
+        self._fixed = self._fixed.resized(np.asarray(kept))
         self._stragglers = self._stragglers.resized(kept)
         self._slack = np.zeros(len(kept))
         ranks = np.asarray(kept)
@@ -166,9 +169,10 @@ class RankPlanner:
         # A smaller last batch measures mostly the fixed cost of a step.
         if self._steps <= WARM_UP or not rows.all() or rows.sum() != self.batch_size:
             return
-        self._recent.append(seconds / rows)
+        self._recent.append((rows, seconds))
         self._pool += seconds
         self._pool_rows += rows
+        self._pooled += 1
         longest = float(seconds.max())
         self._pool_seconds += longest
         self._unlearned += longest
@@ -177,8 +181,11 @@ class RankPlanner:
 
     def _measure(self) -> None:
         """Take in the steps since the last measurement."""
-        if self._tracker.update(self._pool_rows, self._pool):
+        changed = self._tracker.update(self._pool_rows, self._pool)
+        if changed.any():
             self._patience = SOON
+            self._fixed.forget(changed)
+        self._fixed.observe(self._pool_rows / self._pooled, self._pool / self._pooled)
         self._stragglers.observe(self._tracker.log_speed, self._pool_seconds)
         self._slack += 0.2 * (1 - self._pool / self._pool_seconds - self._slack)
         self._empty_pool()
@@ -191,11 +198,11 @@ class RankPlanner:
     def _empty_pool(self) -> None:
         self._pool: Floats = np.zeros(self._world_size)
         self._pool_rows: Ints = np.zeros(self._world_size, dtype=np.int64)
-        self._pool_seconds = 0.0
+        self._pooled, self._pool_seconds = 0, 0.0
 
     def _forget_steps(self) -> None:
         """The steps so far are of another plan."""
-        self._recent: list[Floats] = []
+        self._recent: list[tuple[Ints, Floats]] = []
         self._empty_pool()
 
     def _agree(self, digests: Floats) -> None:
@@ -205,7 +212,10 @@ class RankPlanner:
         if self._pending is not None and (digests == self.digest).all():
             before = self._full
             self._full, self.allocation = self._pending
-            self._tracker.doubt(np.abs(self._full - before) > MOVED * before)
+            moved = np.abs(self._full - before) > MOVED * before
+            self._tracker.doubt(moved)
+            if moved.any():
+                self._patience = SOON
             self._forget_steps()
         self._pending = None
 
@@ -214,14 +224,19 @@ class RankPlanner:
         self._since, self._patience = 0, min(2 * self._patience, SELDOM)
         nodes = self._observe_nodes()
         if self._unlearned >= LEARN:
-            self._strategy.learn(nodes, np.stack(self._recent))
-            self._recent.clear()
-            self._unlearned = 0.0
+            self._learn(nodes)
         allocation = self._strategy.allocate(nodes)
         full = self._apportion(allocation.shares)
         gain = (self._full / allocation.shares).max() / (full / allocation.shares).max() - 1
         if gain > GAIN or (self._full > np.maximum(full, nodes.most * self.batch_size)).any():
             self._pending = full, allocation
+
+    def _learn(self, nodes: Nodes) -> None:
+        rows, seconds = (np.stack(of) for of in zip(*self._recent, strict=True))
+        fixed = np.minimum(self._fixed.seconds, seconds)
+        self._strategy.learn(nodes, (seconds - fixed) / rows * self.batch_size, fixed)
+        self._recent.clear()
+        self._unlearned = 0.0
 
     def _observe_nodes(self) -> Nodes:
         n = self._world_size

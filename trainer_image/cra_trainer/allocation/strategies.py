@@ -5,10 +5,11 @@ follow from what is given and stay. ``round-robin`` and ``priority`` deal in tur
 that also what does not divide evenly comes out even over time. ``attention`` weighs the measured capability:
 p = softmax(a + log c), with scores a that learn online.
 
-What the scores learn from is the time of a step, the maximum over the nodes of t_i = p_i·u_i, where u_i is
-the measured time per unit of work. The gradient of a smooth maximum, averaged over the measured steps, is a
-stochastic gradient of the expected step time; so it sees what an average speed cannot: a node whose time
-varies costs more than a steady one.
+What the scores learn from is the time of a step, the maximum over the nodes of t_i = s_i + p_i·u_i, where u_i
+is the measured time for all of the work and s_i what a step costs the node without any. The gradient of a
+smooth maximum, averaged over the measured steps, is a stochastic gradient of the expected step time; so it
+sees what an average speed cannot: a node whose time varies costs more than a steady one, and where all vary,
+the last unit on a slow node costs more than on a fast one.
 """
 
 from __future__ import annotations
@@ -82,9 +83,13 @@ class Strategy(Protocol):
         """The split for these nodes; the same nodes and state give the same split."""
         ...
 
-    def learn(self, nodes: Nodes, unit_seconds: Floats) -> None:
-        """Take in the measured seconds per unit of work, [steps, n], that followed from splitting over
-        `nodes`.
+    def learn(self, nodes: Nodes, seconds: Floats, fixed: Floats) -> None:
+        """Take in steps that were measured since the last time.
+
+        Args:
+            nodes: What is known of the nodes.
+            seconds: What each step's whole work would have taken each node, [steps, n].
+            fixed: And what it would have taken without any, [steps, n].
         """
         ...
 
@@ -110,7 +115,7 @@ class Strategy(Protocol):
 class _Given:
     """A split that nothing measured changes."""
 
-    def learn(self, nodes: Nodes, unit_seconds: Floats) -> None:
+    def learn(self, nodes: Nodes, seconds: Floats, fixed: Floats) -> None:
         """Nothing to learn."""
 
     def matrices(self, nodes: Nodes) -> None:
@@ -240,29 +245,29 @@ class Attention:
             among, towards = self.scorer.matrices(features, demand)
         return Matrices(among=among.double().numpy(), towards=towards.double().numpy())
 
-    def learn(self, nodes: Nodes, unit_seconds: Floats) -> None:
+    def learn(self, nodes: Nodes, seconds: Floats, fixed: Floats) -> None:
         with torch.enable_grad():
             scores = self._scores(nodes)
             self._latest = scores.detach().double().numpy()
-            self._test(self._latest, nodes.capability, unit_seconds)
+            self._test(self._latest, nodes.capability, seconds, fixed)
             if self._by_reward:
-                self._climb(nodes, unit_seconds)
+                self._climb(nodes, seconds, fixed)
             else:
-                cost = self._cost(scores, nodes, unit_seconds)
+                cost = self._cost(scores, nodes, seconds, fixed)
                 cost.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._optimizer.zero_grad()
 
-    def _cost(self, scores: torch.Tensor, nodes: Nodes, unit_seconds: Floats) -> torch.Tensor:
+    def _cost(self, scores: torch.Tensor, nodes: Nodes, seconds: Floats, fixed: Floats) -> torch.Tensor:
         """The steps' smooth maximum over the nodes, as a part of their mean time, and the pull to a = 0."""
         p = (scores + torch.from_numpy(np.log(nodes.capability)).float()).softmax(dim=0)
-        times = p * torch.from_numpy(unit_seconds).float()
+        times = torch.from_numpy(fixed).float() + p * torch.from_numpy(seconds).float()
         times = times / times.detach().mean()
         smooth_max = torch.logsumexp(self.SHARPNESS * times, dim=1).mean() / self.SHARPNESS
         return smooth_max + self.DECAY * (scores**2).sum()
 
     @torch.no_grad()
-    def _climb(self, nodes: Nodes, unit_seconds: Floats) -> None:
+    def _climb(self, nodes: Nodes, seconds: Floats, fixed: Floats) -> None:
         """Leave in the parameters the gradient that `PAIRS` of tries give."""
         parameters = list(self.scorer.parameters())
         for parameter in parameters:
@@ -276,17 +281,17 @@ class Attention:
             for sign in (1.0, -2.0):
                 for parameter, change in zip(parameters, changes, strict=True):
                     parameter.add_(change, alpha=sign)
-                costs.append(float(self._cost(self._scores(nodes), nodes, unit_seconds)))
+                costs.append(float(self._cost(self._scores(nodes), nodes, seconds, fixed)))
             weight = (costs[0] - costs[1]) / (2 * self.PAIRS * self.STEP**2)
             for parameter, change in zip(parameters, changes, strict=True):
                 parameter.add_(change)
                 assert parameter.grad is not None
                 parameter.grad.add_(change, alpha=weight)
 
-    def _test(self, scores: Floats, capability: Floats, unit_seconds: Floats) -> None:
+    def _test(self, scores: Floats, capability: Floats, seconds: Floats, fixed: Floats) -> None:
         """Compare the scores with none, on steps that they have not learned from."""
         with_scores, without = (
-            float((shares(a, capability) * unit_seconds).max(axis=1).mean()) for a in (scores, 0 * scores)
+            float((fixed + shares(a, capability) * seconds).max(axis=1).mean()) for a in (scores, 0 * scores)
         )
         saved = 1 - with_scores / without
         self.advantage = self.MEMORY * self.advantage + (1 - self.MEMORY) * saved
