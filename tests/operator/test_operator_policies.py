@@ -71,7 +71,9 @@ def test_weights_sum_to_one_and_favour_the_shorter() -> None:
 
 
 def test_a_utility_is_that_of_the_formula() -> None:
-    jobs = seen(1000.0, 5000.0, current=np.array([2, 0]), pause_left=np.array([10.0, 0.0]))
+    jobs = seen(
+        1000.0, 5000.0, current=np.array([2, 0]), pause_left=np.array([10.0, 0.0]), age=np.full(2, 3600.0)
+    )
     alone, base = goodput.single_gpu_seconds(jobs.rate, SIZES.gpus, jobs.remaining, jobs.attained)
     weight = np.array([0.7, 0.3])
     value = goodput.worth(
@@ -81,6 +83,18 @@ def test_a_utility_is_that_of_the_formula() -> None:
     stays = 0.7 * (1000.0 / (1000.0 / 2**0.8 + 10.0)) ** 0.5
     moves = 0.7 * (1000.0 / (1000.0 / 4**0.8 + 30.0 * np.e)) ** 0.5
     assert value[0, [0, 2, 3]] == pytest.approx([0.0, stays, moves], rel=1e-4)
+
+
+def test_two_jobs_that_only_change_places_stop_doing_so() -> None:
+    age, restarts = np.full(2, 36_000.0), np.array([1_000, 1_000])
+    jobs = seen(1e6, 9e5, age=age, restarts=restarts, current=np.array([3, 3]))
+    alone, base = goodput.single_gpu_seconds(jobs.rate, SIZES.gpus, jobs.remaining, jobs.attained)
+    half = np.full(2, 0.5)
+    value = goodput.worth(
+        jobs.rate, SIZES.gpus, jobs.limit, jobs.current, age, restarts, jobs.pause_left,
+        jobs.restart_seconds, alone, base, half, np.ones(2), np.zeros(2), 0.0,
+    )  # fmt: skip
+    assert (value[:, 4] < value[:, 3]).all()
 
 
 def test_a_size_beyond_the_limit_is_never_chosen() -> None:
@@ -240,7 +254,7 @@ def test_weights_that_are_not_there_are_named(folder: Path) -> None:
     assert json.loads((folder / "index.json").read_text()).keys() == {"mine"}
 
 
-@pytest.mark.parametrize("name", ["goodput", "q-learning", "sarsa", "double-dqn", "attention"])
+@pytest.mark.parametrize("name", ["goodput", "q-learning", "sarsa", "double-dqn", "ppo", "attention"])
 def test_what_is_shipped_decides_within_the_cluster(name: str) -> None:
     jobs = seen(1e3, 4e3, 2e4, np.nan, 1e6, limit=np.array([2, 1, 4, 8, 8]))
     choice = make(name).decide(jobs).choice

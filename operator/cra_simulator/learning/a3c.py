@@ -28,7 +28,7 @@ UPDATES = 4
 """Of a step, between which nothing but the parameters goes over."""
 STEPS = 10
 """n: a hundred minutes between updates."""
-LEARNING_RATE = 5e-4
+LEARNING_RATE = 5e-5
 CRITIC_RATE = 3e-3
 MOST_GRADIENT = 0.5
 

@@ -9,16 +9,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from cra_operator.controller.policies.goodput import TUNED
+from cra_operator.controller.policies.network import Weights
 from cra_operator.controller.policies.store import numbers_of, write
 from cra_simulator.learning.recipes import BUDGETS, CHOOSERS, LEAST_LOAD, MOST_LOAD, SEED, make
 from cra_simulator.learning.train import Trained, train
 from cra_simulator.learning.worlds import pollux_curriculum
 
-NETWORKS = ("evolution", "ppo", "a3c")
+NETWORKS = ("evolution", "refinement", "ppo", "a3c")
 """Learners of the attention network."""
+AFTER = {"refinement": "evolution"}
+"""Whose result each begins with."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,11 +34,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=tuple(BUDGETS), default=tuple(BUDGETS), help="learners")
     arguments = parser.parse_args(argv)
     curriculum = pollux_curriculum()
-    found = {}
+    found: dict[str, Trained] = {}
     for name in arguments.only:
         print(name, flush=True)
+        start = None
+        if name in AFTER:
+            if AFTER[name] not in found:
+                parser.error(f"{name} goes on from {AFTER[name]}, so name that before it")
+            start = Weights(**found[AFTER[name]].tensors)
         found[name] = train(
-            lambda name=name: make(name, arguments.seed, curriculum),  # type: ignore[misc]
+            partial(make, name, arguments.seed, curriculum, start),
             BUDGETS[name],
             arguments.out / name,
             report=lambda line: print(f"  {line}", flush=True),

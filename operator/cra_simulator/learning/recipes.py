@@ -7,6 +7,7 @@ cores.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 
@@ -23,7 +24,6 @@ from cra_simulator.learning.q_learning import QLearning
 from cra_simulator.learning.sarsa import Sarsa
 from cra_simulator.learning.score import Outcome, episode, no_weights, random_weights, score
 from cra_simulator.learning.train import Budget
-from cra_simulator.learning.worlds import Curriculum
 
 SEED = 1
 """Of the weights that are shipped."""
@@ -35,7 +35,18 @@ EPISODES = 300
 """Of the learners that choose presets."""
 
 
-def make(name: str, seed: int, curriculum: Curriculum, start: Weights | None = None) -> Learner:
+class Lessons(Protocol):
+    """What is learned in, as `cra_simulator.learning.worlds.Curriculum` has it."""
+
+    @property
+    def validation(self) -> dict[float, list[World]]:
+        """Worlds that score, by load."""
+
+    def draw(self, seed: int) -> World:
+        """A world to learn in."""
+
+
+def make(name: str, seed: int, curriculum: Lessons, start: Weights | None = None) -> Learner:
     """A learner.
 
     Args:
@@ -51,6 +62,10 @@ def make(name: str, seed: int, curriculum: Curriculum, start: Weights | None = N
     begin = random_weights(0) if start is None else start
     if name == "evolution":
         return Evolution(curriculum.draw, RULE, RULE, begin, OUT, judge, seed)
+    if name == "refinement":
+        # Other worlds than before, more of them in a generation, and smaller moves.
+        seed += 1000
+        return Evolution(curriculum.draw, RULE, RULE, begin, OUT, judge, seed, sigma=0.03, worlds=7)
     if name in ("ppo", "a3c"):
         kind = Ppo if name == "ppo" else A3c
         return kind(curriculum.draw, RULE, begin, judge, seed)
@@ -103,7 +118,8 @@ CHOOSERS: Mapping[str, Callable[..., Learner]] = {
     "double-dqn": DoubleDqn,
 }
 BUDGETS: Mapping[str, Budget] = {
-    "evolution": Budget(steps=400, check_every=20, patience=8),
+    "evolution": Budget(steps=200, check_every=20, patience=8),
+    "refinement": Budget(steps=100, check_every=10, patience=8),
     "ppo": Budget(steps=60, check_every=10, patience=8),
     "a3c": Budget(steps=60, check_every=20, patience=6),
     "q-learning": Budget(steps=EPISODES, check_every=100, patience=4),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from cra_operator.controller.policies.attention import Attention
 from cra_operator.controller.policies.double_dqn import DoubleDqn
 from cra_operator.controller.policies.goodput import Goodput
+from cra_operator.controller.policies.ppo import Ppo
 from cra_operator.controller.policies.priority import Priority
 from cra_operator.controller.policies.q_learning import QLearning
 from cra_operator.controller.policies.round_robin import RoundRobin
@@ -28,6 +29,7 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
     "q-learning": QLearning,
     "sarsa": Sarsa,
     "double-dqn": DoubleDqn,
+    "ppo": Ppo,
     "attention": Attention,
 }
 """What makes a fresh instance of each."""

@@ -18,6 +18,9 @@ learned policies choose them by job or by the state of the cluster.
 Jobs that declare no end count as if as much were left as they had so far, which is what one expects of
 heavy-tailed sizes, and what serves them in the order of attained service (Tiresias, NSDI'19).
 
+Nobody goes to and fro for ever: where a job was training for less than `_ENOUGH` of its life, moving it
+counts for less in proportion, until it stays.
+
 Nobody starves: a job that has waited longer than it ran gains weight with every second, by a factor of e in
 `_PATIENCE`, until it is served.
 
@@ -34,7 +37,8 @@ from cra_operator.controller.policy import ClusterObservation, Decision, Floats,
 from cra_operator.controller.solver import solve
 
 _PATIENCE = 8 * 3600.0
-_FIRST_WORK = 600.0
+_FIRST_WORK = 3600.0
+_ENOUGH = 0.7
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +65,7 @@ TUNED = Preset(favour=0.4, concavity=1.0, damping=1.2)
 """The best of a grid on the training workloads (`cra_simulator.learning.grid`)."""
 
 
-MIXED = Preset(favour=0.3, concavity=0.5, damping=0.0, lost=1.0)
+MIXED = Preset(favour=0.4, concavity=1.0, damping=0.5, lost=1.0)
 """The same for clusters of several types of GPU."""
 
 
@@ -218,9 +222,9 @@ def worth(
     pause = np.where(stays, pause_left[job], (restart_seconds * np.exp(damping))[job])
     seconds = (alone * base)[job] / rate.ravel()[cells] + pause + 1e-3
     utility = weight[job] * np.exp(concavity[job] * (np.log(alone)[job] - np.log(seconds)))
-    if lost > 0:
-        trained = (np.maximum(age - restarts * restart_seconds, 0.0) / (age + restart_seconds)) ** lost
-        utility = np.where(stays, utility, utility * np.where(age < restart_seconds, 1.0, trained)[job])
+    trained = np.maximum(age - restarts * restart_seconds, 0.0) / (age + restart_seconds)
+    worthwhile = trained**lost * np.minimum(trained / _ENOUGH, 1.0)
+    utility = np.where(stays, utility, utility * np.where(age < restart_seconds, 1.0, worthwhile)[job])
     flat = np.full(jobs * sizes, -np.inf)
     flat[cells] = utility
     value = flat.reshape(jobs, sizes)
