@@ -245,6 +245,13 @@ def test_rank_zero_tells_whether_checkpoints_fail(samples: list[float], failing:
     assert seen.checkpoint_failing is failing
 
 
+def test_a_rank_that_is_slow_for_good_makes_its_pod_a_straggler() -> None:
+    seen = look([trainer("straggler", 1.0), trainer("share_ratio", 0.5)])
+    assert [worker.straggler for worker in seen.workers.values()] == [True]
+    seen = look([trainer("straggler", 0.0), trainer("share_ratio", 0.5)])
+    assert [worker.straggler for worker in seen.workers.values()] == [False]
+
+
 def test_no_checkpoint_yet_is_none() -> None:
     seen = look(
         [trainer("step", 1), trainer("checkpoint_step", 0), trainer("checkpoint_timestamp_seconds", 0)]

@@ -125,6 +125,26 @@ def test_a_checkpoint_that_cannot_be_written_is_a_condition_until_one_can() -> N
     assert [event.reason for event in cluster.events].count("CheckpointWritten") == 1
 
 
+def test_a_worker_that_is_slow_for_good_is_named_until_it_recovers() -> None:
+    cluster, key = running()
+    slow = {"digits-1-1": WorkerSample(share=0.2, straggler=True)}
+    for _ in range(2):
+        cluster.observations[key] = seen(workers=slow)
+        cluster.settle()
+    degraded = cluster.status(key).condition("Degraded")
+    assert degraded is not None
+    assert (degraded.status, degraded.reason) == ("True", "Straggler")
+    assert degraded.message.startswith("slow for good: digits-1-1 on ")
+    assert [event.reason for event in cluster.events].count("Straggler") == 1
+    # What cannot be saved is worse.
+    cluster.observations[key] = seen(checkpoint_failing=True)
+    cluster.settle()
+    cluster.observations[key] = seen()
+    cluster.settle()
+    assert cluster.status(key).condition("Degraded").reason == "AsExpected"  # type: ignore[union-attr]
+    assert [event.reason for event in cluster.events].count("StragglerRecovered") == 1
+
+
 def test_measurements_of_an_earlier_run_are_not_shown() -> None:
     cluster, key = running()
     cluster.observations[key] = seen(run=0)

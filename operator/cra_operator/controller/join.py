@@ -206,6 +206,7 @@ def _worker(metrics: _Values) -> WorkerSample:
         share=_sum(metrics, "share_ratio"),
         weight=_sum(metrics, "weight_ratio"),
         performance=_sum(metrics, "performance"),
+        straggler=any(metrics.get("straggler", ())),
     )
 
 

@@ -16,7 +16,7 @@ TRAINER_METRICS = (
     "progress_ratio", "epoch", "epochs", "step", "loss", "eta_seconds", "samples_per_second",
     "trained_samples", "share_ratio", "weight_ratio", "performance", "checkpoint_step",
     "checkpoint_timestamp_seconds", "checkpoint_failing", "pause_seconds", "step_seconds",
-    "compute_seconds", "communication_seconds", "batch_size", "noise_scale", "world_size",
+    "compute_seconds", "communication_seconds", "batch_size", "noise_scale", "world_size", "straggler",
 )  # fmt: skip
 """What is read of the trainers' metrics, without their prefix."""
 

@@ -15,6 +15,8 @@ from cra_operator.sizing import Size, gpus_per_worker
 from cra_operator.view import PodView, holds_gpus
 from cra_operator.world import World
 
+STRAGGLER = "Straggler"
+
 
 def note_pods(world: World, draft: Draft) -> None:
     """GPUs held by all pods, GPU-seconds, and the workers."""
@@ -105,6 +107,8 @@ def note_observation(world: World, draft: Draft) -> None:
         draft.set(noise_scale=seen.noise_scale)
     _note_pace(world, draft, seen)
     _note_failing_checkpoints(world, draft, failing=seen.checkpoint_failing)
+    if not seen.checkpoint_failing:
+        _note_stragglers(world, draft, seen)
 
 
 def _note_pace(world: World, draft: Draft, seen: Observation) -> None:
@@ -127,23 +131,52 @@ def _note_pace(world: World, draft: Draft, seen: Observation) -> None:
 
 def _note_failing_checkpoints(world: World, draft: Draft, *, failing: bool) -> None:
     """A checkpoint that cannot be written is a condition, unless a worse one holds; training goes on."""
+    newest: CheckpointStatus | None = draft.get("last_checkpoint")
+    left = f"step {newest.step} is the newest one" if newest is not None else "there is none yet"
+    leader = next((worker.pod for worker in draft.get("workers") if worker.rank == 0), None)
+    message = (
+        f"the last checkpoint could not be written, {left}; training goes on. "
+        f"Make room or give access: `kubectl logs {leader}` says what was refused"
+    )
+    over = ("CheckpointWritten", "checkpoints can be written again")
+    _note_trouble(world, draft, CHECKPOINT_FAILED, message if failing else None, over)
+
+
+def _note_stragglers(world: World, draft: Draft, seen: Observation) -> None:
+    """A worker that is slow for good costs its GPU more than it gives; its owner should know which it is."""
+    slow = [worker for worker in draft.get("workers") if _straggles(worker, seen)]
+    names = ", ".join(f"{worker.pod} on {worker.node or 'no node'}" for worker in slow)
+    message = (
+        f"slow for good: {names}; it trains a smaller share, so that the others wait less. "
+        "See what slows it there, or delete the pod to have another one"
+    )
+    over = ("StragglerRecovered", "all workers are as fast as they were")
+    _note_trouble(world, draft, STRAGGLER, message if slow else None, over)
+
+
+def _straggles(worker: WorkerStatus, seen: Observation) -> bool:
+    sample = seen.workers.get(worker.pod or "")
+    return sample is not None and sample.straggler
+
+
+def _note_trouble(
+    world: World, draft: Draft, reason: str, message: str | None, over: tuple[str, str]
+) -> None:
+    """A condition that lasts as long as there is a message, unless another trouble holds it already.
+
+    Args:
+        over: Event and its text for when it has passed.
+    """
     degraded = world.job.status.condition("Degraded")
     held = degraded is not None and degraded.status == "True"
-    known = held and draft.was("Degraded", CHECKPOINT_FAILED)
-    if not failing and known:
+    known = held and draft.was("Degraded", reason)
+    if message is None and known:
         draft.condition("Degraded", False, "AsExpected")
-        draft.tell("CheckpointWritten", "checkpoints can be written again")
-    elif failing and (known or not held):
-        newest: CheckpointStatus | None = draft.get("last_checkpoint")
-        left = f"step {newest.step} is the newest one" if newest is not None else "there is none yet"
-        leader = next((worker.pod for worker in draft.get("workers") if worker.rank == 0), None)
-        message = (
-            f"the last checkpoint could not be written, {left}; training goes on. "
-            f"Make room or give access: `kubectl logs {leader}` says what was refused"
-        )
-        draft.condition("Degraded", True, CHECKPOINT_FAILED, message)
+        draft.tell(*over)
+    elif message is not None and (known or not held):
+        draft.condition("Degraded", True, reason, message)
         if not known:
-            draft.tell(CHECKPOINT_FAILED, message, warning=True)
+            draft.tell(reason, message, warning=True)
 
 
 def _measured(worker: WorkerStatus, sample: WorkerSample | None) -> WorkerStatus:
