@@ -24,7 +24,7 @@ from benchmarks import paired, sides
 from benchmarks.report import describe_machine, print_figures, print_table
 from cra_trainer import data
 from cra_trainer.session import Session
-from cra_trainer.workloads import digits_cnn
+from cra_trainer.workloads import digits_cnn, images
 
 RANKS = 2
 BATCH = 256
@@ -38,8 +38,8 @@ def gradient_error(session: Session, dataset: TensorDataset, model: nn.Module) -
     ddp, _ = session.prepare(model, torch.optim.Adam(model.parameters()))
     order = data.permutation(len(dataset), seed=0, epoch=0)
     worst = 0.0
-    for i, (images, labels) in enumerate(session.batches(dataset)):
-        session.backward(functional.cross_entropy(ddp(images), labels))
+    for i, (features, labels) in enumerate(session.batches(dataset)):
+        session.backward(functional.cross_entropy(ddp(features), labels))
         single.load_state_dict(model.state_dict())
         single.zero_grad()
         whole = [tensor[order[i * BATCH : (i + 1) * BATCH]] for tensor in dataset.tensors]
@@ -75,9 +75,9 @@ def measure(rank: int, port: int, results: Any) -> None:
     torch.manual_seed(0)
     membership = sides.membership()
     # The tail of an epoch would be a shorter step.
-    images, labels = digits_cnn.load()[0].tensors
-    size = len(images) - len(images) % BATCH
-    dataset = TensorDataset(images[:size], labels[:size])
+    features, labels = images.digits(digits_cnn.SIZE)[0].tensors
+    size = len(labels) - len(labels) % BATCH
+    dataset = TensorDataset(features[:size], labels[:size])
     model = without_dropout(digits_cnn.make_model(32))
 
     def session(strategy: str, weights: tuple[float, ...] = ()) -> Session:
