@@ -12,6 +12,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from cra_operator.controller.policies.store import load_tensors
 from cra_simulator.cli import main
+from cra_simulator.cli.compare import chosen
 from cra_simulator.training_logs import read_curves
 from tests.simulator.tiny import Tiny
 
@@ -32,6 +33,12 @@ def test_compare_prints_a_row_for_each_policy(tmp_path: Path, capsys: pytest.Cap
     assert list(rows) == ["fifo", "afs", "pollux"]
     assert rows["afs"][1] == "r"
     assert rows["pollux"][-2:] == ["1.000", "1.000-1.000"]
+
+
+def test_what_was_learned_never_stands_alone() -> None:
+    assert chosen(["ppo"], "pollux", several=False) == ["afs", "pollux", "goodput-untuned", "goodput", "ppo"]
+    assert chosen(["ppo"], "sia", several=True) == ["sia", "goodput-untuned", "goodput", "ppo"]
+    assert chosen(["fifo"], "pollux", several=False) == ["fifo", "pollux"]
 
 
 def test_compare_on_a_cluster_of_several_types_stands_beside_sia(

@@ -60,9 +60,7 @@ SCHEDULERS = {
     "goodput": Scheduler(make=Goodput, knows_remaining=True, mixed=True),
 }
 SCHEDULERS |= {
-    name: Scheduler(make=POLICIES[name], knows_remaining=True, mixed=True, learned=True)
-    for name in LEARNED
-    if name in POLICIES
+    name: Scheduler(make=POLICIES[name], knows_remaining=True, mixed=True, learned=True) for name in LEARNED
 }
 """By the name that they have on the command line and in tables."""
 
