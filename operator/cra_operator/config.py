@@ -40,7 +40,6 @@ class Config:
         warm_up: Seconds after a change of size in which speeds do not count.
         policy: What decides the size of jobs that name no policy.
         hysteresis: Relative gain below which no size is changed.
-        learn_online: Whether learned policies go on learning.
         half_life_hours: Age at which GPU-hours held weigh half as much in fair shares.
         quotas: GPUs by namespace; others have no limit.
         queues: Budgets by queue.
@@ -64,7 +63,6 @@ class Config:
     warm_up: float = 30.0
     policy: Policy = "goodput"
     hysteresis: float = 0.05
-    learn_online: bool = False
     half_life_hours: float = 24.0
     quotas: Mapping[str, Quota] = field(default_factory=dict)
     queues: Mapping[str, Queue] = field(default_factory=dict)
@@ -107,7 +105,6 @@ def load(environ: Mapping[str, str]) -> Config:
         warm_up=_number(environ, "CRA_WARM_UP_SECONDS", 30, low=0),
         policy=cast(Policy, _choice(environ, "CRA_POLICY", "goodput", get_args(Policy))),
         hysteresis=_number(environ, "CRA_HYSTERESIS_PERCENT", 5, low=0) / 100,
-        learn_online=_choice(environ, "CRA_LEARN_ONLINE", "false", ("true", "false")) == "true",
         half_life_hours=_number(environ, "CRA_HALF_LIFE_HOURS", 24, low=1e-3),
         quotas=_quotas(environ, "CRA_QUOTAS"),
         queues=_queues(environ, "CRA_QUEUES"),

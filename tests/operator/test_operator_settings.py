@@ -23,7 +23,7 @@ def test_everything_but_the_image_has_a_default() -> None:
     assert (config.health_port, config.metrics_port) == (8081, 8080)
     assert config.leader_election
     assert config.prometheus_url == ""
-    assert (config.policy, config.learn_online) == ("goodput", False)
+    assert config.policy == "goodput"
 
 
 def test_all_settings_are_read() -> None:
@@ -47,7 +47,6 @@ def test_all_settings_are_read() -> None:
             "CRA_POLICY": "attention",
             "CRA_WARM_UP_SECONDS": "0",
             "CRA_HYSTERESIS_PERCENT": "10",
-            "CRA_LEARN_ONLINE": "true",
             "CRA_HALF_LIFE_HOURS": "2.5",
             "CRA_QUOTAS": '{"team-a": {"gpus": 4}, "team-b": {"gpus": 0, "borrow": false}}',
             "CRA_QUEUES": '{"gold": {"gpuHours": 10, "weight": 3}, "rest": {}}',
@@ -62,7 +61,7 @@ def test_all_settings_are_read() -> None:
     assert (config.prometheus_token_file, config.prometheus_ca_file) == (Path("/token"), Path("/ca.crt"))
     assert config.prometheus_queries == {"step": "my_step"}
     assert (config.policy, config.warm_up, config.hysteresis) == ("attention", 0, 0.1)
-    assert (config.learn_online, config.half_life_hours) == (True, 2.5)
+    assert config.half_life_hours == 2.5
     assert config.quotas == {"team-a": Quota(gpus=4), "team-b": Quota(gpus=0, borrow=False)}
     assert config.queues == {"gold": Queue(gpu_hours=10, weight=3), "rest": Queue()}
 
@@ -84,7 +83,6 @@ def test_all_settings_are_read() -> None:
         ("CRA_POLICY", "best"),
         ("CRA_WARM_UP_SECONDS", "-1"),
         ("CRA_HYSTERESIS_PERCENT", "few"),
-        ("CRA_LEARN_ONLINE", "a bit"),
         ("CRA_HALF_LIFE_HOURS", "0"),
         ("CRA_PROMETHEUS_QUERIES", "up"),
         ("CRA_PROMETHEUS_QUERIES", '{"memory": "up"}'),
