@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | bench NAME=x | cluster-up | cluster-down
+# make setup | demo | test | lint | bench NAME=x | train | cluster-up | cluster-down
 SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench cluster-up cluster-down
+.PHONY: help setup demo test lint bench train cluster-up cluster-down
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -31,6 +31,9 @@ lint: setup  ## formatting, lint, types, layers
 bench: setup  ## run one benchmark: make bench NAME=session_overhead
 	@[ -f "benchmarks/$(NAME).py" ] || { echo "NAME must be one of: $$(cd benchmarks && ls *.py | sed 's/\.py//' | xargs)"; exit 1; }
 	@$(PY) -m benchmarks.$(NAME)
+
+train: setup  ## train the policies that learn; WEIGHTS=folder puts the weights elsewhere than build/weights
+	@OMP_NUM_THREADS=1 $(PY) -m cra_simulator.learning.everything --out build/training --weights $(or $(WEIGHTS),build/weights)
 
 cluster-up: setup  ## start an embedded cluster with the operator installed, and keep it
 	@$(PY) -m e2e.demo --keep --no-job

@@ -12,20 +12,22 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from cra_operator.controller.policies.attention import Attention
-from cra_operator.controller.policies.choosing import ACTIONS
+from cra_operator.controller.policies.choosing import ACTIONS, NUMBERS
 from cra_operator.controller.policies.goodput import TUNED, UNTUNED, Goodput
 from cra_operator.controller.policies.network import SHAPES, Weights, attend
 from cra_operator.controller.policies.store import Learned
 from cra_operator.controller.policies.tokens import CLUSTER as CLUSTER_NUMBERS
 from cra_operator.controller.policies.tokens import JOBS
-from cra_operator.controller.policy import Policy
+from cra_operator.controller.policy import Floats, Policy
 from cra_simulator.blur import Blurred
 from cra_simulator.learning.acting import Actor, Step
 from cra_simulator.learning.env import ClusterEnv, rule_of
 from cra_simulator.learning.episode import Rule, begin, run
 from cra_simulator.learning.network import AttentionNetwork
 from cra_simulator.learning.ppo import LAMBDA, advantages
-from cra_simulator.learning.recipes import BUDGETS, LEAST_LOAD, MOST_LOAD, RULE, make
+from cra_simulator.learning.q_learning import QLearning
+from cra_simulator.learning.recipes import BUDGETS, CHOOSERS, LEAST_LOAD, MOST_LOAD, RULE, make
+from cra_simulator.learning.sarsa import Sarsa
 from cra_simulator.learning.score import episode, no_weights, random_weights
 from cra_simulator.learning.train import Budget, train
 from cra_simulator.learning.worlds import Disturbance, lay_over
@@ -128,13 +130,44 @@ def test_an_actor_plays_one_world_after_the_other() -> None:
     assert actor.seed == 2
 
 
-@pytest.mark.parametrize("name", ["q-learning", "sarsa", "double-dqn", "evolution"])
-def test_learning_makes_it_better(name: str) -> None:
-    learner = make(name, 0, Tiny())
+class Corridor(ClusterEnv):
+    """Ten steps; action 5 costs nothing, every other one a tenth of the whole."""
+
+    def __init__(self) -> None:
+        super().__init__(Tiny().draw)
+
+    def reset(self, *, seed: int | None = None, options: object = None) -> tuple[Floats, dict[str, object]]:
+        self._at, self._cost = 0, 0.0
+        return np.zeros(NUMBERS), {}
+
+    def step(self, action: np.int64) -> tuple[Floats, float, bool, bool, dict[str, object]]:
+        self._at += 1
+        reward = 0.0 if action == 5 else -0.1
+        self._cost -= reward
+        return np.zeros(NUMBERS), reward, self._at == 10, False, {"over_rule": self._cost}
+
+
+@pytest.mark.parametrize("name", ["q-learning", "sarsa", "double-dqn"])
+def test_a_chooser_learns_the_action_that_costs_least(name: str) -> None:
+    learner = CHOOSERS[name](Corridor(), Corridor(), range(1), 80, 0)
     before = learner.score()
-    for _ in range({"evolution": 6}.get(name, 40)):
+    for _ in range(80):
         learner.step()
-    assert learner.score() < before - 0.002
+    assert before == pytest.approx(1.0)
+    assert learner.score() == 0
+
+
+def test_q_learning_counts_on_the_best_next_action_and_sarsa_on_the_one_taken() -> None:
+    values = np.array([1.0, 3.0, 2.0])
+    assert QLearning(Corridor(), Corridor(), range(1), 1, 0).target(values, 2) == 3
+    assert Sarsa(Corridor(), Corridor(), range(1), 1, 0).target(values, 2) == 2
+
+
+def test_evolution_finds_a_better_network() -> None:
+    learner = make("evolution", 0, Tiny())
+    for _ in range(6):
+        learner.step()
+    assert learner.score() < 0.998
 
 
 @pytest.mark.parametrize("name", ["ppo", "a3c"])

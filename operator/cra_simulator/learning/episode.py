@@ -6,11 +6,16 @@ on where it was: a learner that acts every ten minutes makes a call for each act
 functions (`cra_operator.controller.policies`) are compiled as they are, not written again; what is written
 again, the book-keeping between them, is tested to give the completion times of `simulate`.
 
-NB: Numba's cache looks at this file only. After a change of a function that it calls, touch it.
+NB: Numba's cache looks at this file only, not at what it calls; so what was compiled before the functions of
+the policies changed is thrown away when this is imported (`_forget_stale`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import inspect
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,10 +30,32 @@ from cra_simulator.advance import advance
 from cra_simulator.compiled import kernel, knapsack
 from cra_simulator.placement import pack
 
-for _function in (
+_COMPILED = (
     base_rate, alone_seconds, log_weights, softmax, worth, attend, load_of, cluster_tokens, job_tokens,
-    speed_profile, numbers, trust,
-):  # fmt: skip
+    speed_profile, numbers, trust, advance, knapsack, pack,
+)  # fmt: skip
+
+
+def _forget_stale() -> None:
+    """Remove what Numba cached of this module if it was made of other sources."""
+    sources = sorted(
+        {inspect.getsourcefile(getattr(function, "py_func", function)) or "" for function in _COMPILED}
+    )
+    stamp = hashlib.sha256(b"".join(Path(source).read_bytes() for source in sources)).hexdigest()
+    folder = Path(__file__).parent / "__pycache__"
+    known = folder / "episode.sources"
+    if known.exists() and known.read_text() == stamp:
+        return
+    # Where nothing can be written nothing was cached here.
+    with contextlib.suppress(OSError):
+        folder.mkdir(exist_ok=True)
+        for index in folder.glob("episode.*.nbi"):
+            index.unlink(missing_ok=True)
+        known.write_text(stamp)
+
+
+_forget_stale()
+for _function in _COMPILED[:-3]:
     register_jitable(_function)
 
 

@@ -13,16 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from cra_operator.controller.policies.goodput import TUNED
-from cra_operator.controller.policies.network import Weights
 from cra_operator.controller.policies.store import numbers_of, write
 from cra_simulator.learning.recipes import BUDGETS, CHOOSERS, LEAST_LOAD, MOST_LOAD, SEED, make
 from cra_simulator.learning.train import Trained, train
 from cra_simulator.learning.worlds import pollux_curriculum
 
-NETWORKS = ("evolution", "refinement", "ppo", "a3c")
+NETWORKS = ("evolution", "ppo", "a3c")
 """Learners of the attention network."""
-AFTER = {"refinement": "evolution"}
-"""Whose result each begins with."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,13 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found: dict[str, Trained] = {}
     for name in arguments.only:
         print(name, flush=True)
-        start = None
-        if name in AFTER:
-            if AFTER[name] not in found:
-                parser.error(f"{name} goes on from {AFTER[name]}, so name that before it")
-            start = Weights(**found[AFTER[name]].tensors)
         found[name] = train(
-            partial(make, name, arguments.seed, curriculum, start),
+            partial(make, name, arguments.seed, curriculum),
             BUDGETS[name],
             arguments.out / name,
             report=lambda line: print(f"  {line}", flush=True),

@@ -50,17 +50,13 @@ class Evolution:
         names: tuple[str, ...],
         score: Callable[[Weights], float],
         seed: int,
-        *,
-        sigma: float = SIGMA,
-        worlds: int = WORLDS,
     ) -> None:
         self._make_world, self._rule, self._reference = make_world, rule, reference
         self._start, self._names, self._score, self._seed = start, names, score, seed
-        self._worlds = worlds
         self._random = np.random.default_rng(seed)
         self._mean = flatten(start, names)
         n = len(self._mean)
-        self._sigma = sigma
+        self._sigma = SIGMA
         self._generation = 0
         self._path_c, self._path_s = np.zeros(n), np.zeros(n)
         self._covariance = np.diag(
@@ -89,8 +85,8 @@ class Evolution:
 
     def step(self) -> Mapping[str, float]:
         """One generation."""
-        first = self._seed * 1_000_000 + self._generation * self._worlds
-        worlds = [self._make_world(first + i) for i in range(self._worlds)]
+        first = self._seed * 1_000_000 + self._generation * WORLDS
+        worlds = [self._make_world(first + i) for i in range(WORLDS)]
         references = [episode(world, no_weights(), self._reference) for world in worlds]
         z = self._random.normal(size=(self._pairs, len(self._mean)))
         y = (np.concatenate([z, -z]) * self._lengths) @ self._axes.T
@@ -101,7 +97,7 @@ class Evolution:
             costs[i] = np.mean([score(*pair) for pair in zip(played, references, strict=True)])
         self._update(y[np.argsort(costs, kind="stable")[: self._pairs]])
         return {
-            "episodes": float(self._worlds * (len(y) + 1)),
+            "episodes": float(WORLDS * (len(y) + 1)),
             "cost": float(costs.mean()),
             "best": float(costs.min()),
             "sigma": self._sigma,

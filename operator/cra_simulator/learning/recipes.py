@@ -46,26 +46,21 @@ class Lessons(Protocol):
         """A world to learn in."""
 
 
-def make(name: str, seed: int, curriculum: Lessons, start: Weights | None = None) -> Learner:
+def make(name: str, seed: int, curriculum: Lessons) -> Learner:
     """A learner.
 
     Args:
         name: One of `BUDGETS`.
         seed: Of everything.
         curriculum: What it learns in.
-        start: The network to begin with; None begins with the rule.
 
     Raises:
         ValueError: There is no such learner.
     """
     judge = Judge(curriculum.validation)
-    begin = random_weights(0) if start is None else start
+    begin = random_weights(0)
     if name == "evolution":
         return Evolution(curriculum.draw, RULE, RULE, begin, OUT, judge, seed)
-    if name == "refinement":
-        # Other worlds than before, more of them in a generation, and smaller moves.
-        seed += 1000
-        return Evolution(curriculum.draw, RULE, RULE, begin, OUT, judge, seed, sigma=0.03, worlds=7)
     if name in ("ppo", "a3c"):
         kind = Ppo if name == "ppo" else A3c
         return kind(curriculum.draw, RULE, begin, judge, seed)
@@ -119,7 +114,6 @@ CHOOSERS: Mapping[str, Callable[..., Learner]] = {
 }
 BUDGETS: Mapping[str, Budget] = {
     "evolution": Budget(steps=200, check_every=20, patience=8),
-    "refinement": Budget(steps=100, check_every=10, patience=8),
     "ppo": Budget(steps=60, check_every=10, patience=8),
     "a3c": Budget(steps=60, check_every=20, patience=6),
     "q-learning": Budget(steps=EPISODES, check_every=100, patience=4),

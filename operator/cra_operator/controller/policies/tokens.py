@@ -102,7 +102,8 @@ def job_tokens(
         ),
     )
     rank = np.empty(jobs)
-    rank[np.argsort(alone)] = (np.arange(jobs) + 0.5) / jobs - 0.5
+    # Stable, so that the earlier of two equal jobs is the same one wherever this runs.
+    rank[np.argsort(alone, kind="mergesort")] = (np.arange(jobs) + 0.5) / jobs - 0.5
     x = np.empty((jobs, JOBS))
     x[:, 0] = size
     x[:, 1] = size * size / 2.0
