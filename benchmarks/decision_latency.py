@@ -7,6 +7,7 @@ few percent of them have new measurements, and targets are carried out. Some job
     make bench NAME=decision_latency
 """
 
+import os
 import resource
 import time
 from collections.abc import Sequence
@@ -34,9 +35,10 @@ CANDIDATES = ("goodput", "attention")
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Milliseconds of each tick, and how many targets differed from the size before."""
+    """Milliseconds of each tick, by the clock and of CPU, and how many sizes changed."""
 
     milliseconds: Sequence[float]
+    cpu: Sequence[float]
     moves: int
 
 
@@ -172,16 +174,17 @@ def measure(policy: str, gpus: int, jobs: int) -> Measured:
     """Ticks of one policy on one cluster."""
     cluster = Cluster(gpus, jobs)
     judge = Judge(Config(trainer_image="-", pod_name="-", policy=policy))  # type: ignore[arg-type]
-    times, moves = [], 0
+    times, cpu, moves = [], [], 0
     for _ in range(WARM_UP + TICKS):
         scene = cluster.scene()
-        began = time.perf_counter()
+        began, burnt = time.perf_counter(), time.process_time()
         outcome = judge.decide(scene)
         times.append(1000 * (time.perf_counter() - began))
+        cpu.append(1000 * (time.process_time() - burnt))
         if outcome.troubles:
             raise SystemExit(f"policies failed: {outcome.troubles}")
         moves += cluster.advance(dict(outcome.targets))
-    return Measured(milliseconds=times[WARM_UP:], moves=moves)
+    return Measured(milliseconds=times[WARM_UP:], cpu=cpu[WARM_UP:], moves=moves)
 
 
 def main() -> None:
@@ -193,10 +196,12 @@ def main() -> None:
             measured = measure(policy, gpus, jobs)
             median, p99 = np.percentile(measured.milliseconds, (50, 99))
             worst[name] = max(worst.get(name, 0.0), float(p99))
-            rows.append((name, str(jobs), policy, f"{median:.1f}", f"{p99:.1f}", str(measured.moves)))
-    print_table(("cluster", "jobs", "policy", "median ms", "p99 ms", "moves"), rows)
+            burnt = float(np.median(measured.cpu))
+            figures = (f"{figure:.1f}" for figure in (median, p99, burnt))
+            rows.append((name, str(jobs), policy, *figures, str(measured.moves)))
+    print_table(("cluster", "jobs", "policy", "median ms", "p99 ms", "CPU ms", "moves"), rows)
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{TICKS} ticks each; largest resident size {rss:.0f} MB\n")
+    print(f"load {os.getloadavg()[0]:.1f}; {TICKS} ticks each; largest resident size {rss:.0f} MB\n")
     print_figures(
         "decision_latency",
         {

@@ -33,7 +33,7 @@ def test_a_job_without_an_end_grows_for_its_speed_alone() -> None:
         ({"changes": True}, {}, "Changing", "another change"),
         ({"measured": False}, {}, "MetricsMissing", "metrics are missing"),
         ({"moved": 59.0}, {}, "CoolingDown", "less than 60s ago"),
-        ({"moved": 119.0, "turns": 1}, {}, "CoolingDown", "less than 2m ago"),
+        ({"moved": 239.0, "turns": 1}, {}, "CoolingDown", "less than 4m ago"),
         ({"moved": 70.0, "taken_back": 3}, {}, "TakenBack", "less than 2m ago"),
         ({}, {"then": 1.04}, "GainTooSmall", "4% faster"),
         ({}, {"then": 0.9}, "GainTooSmall", "10% slower"),
@@ -59,8 +59,8 @@ def test_waiting_pays_where_a_change_did_not() -> None:
 
 
 def test_a_job_that_goes_back_and_forth_waits_longer_each_time() -> None:
-    assert grow(a_job("a", 2, moved=121.0, turns=1)).allowed
-    assert not grow(a_job("a", 2, moved=239.0, turns=2)).allowed
+    assert grow(a_job("a", 2, moved=241.0, turns=1)).allowed
+    assert not grow(a_job("a", 2, moved=959.0, turns=2)).allowed
     assert grow(a_job("a", 2, moved=1801.0, turns=9)).allowed
 
 

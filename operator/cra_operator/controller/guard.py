@@ -111,8 +111,8 @@ def _patience(facts: Facts) -> Ruling | None:
         wait = max(facts.cooldown, min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (facts.taken_back - 1)))
         if facts.moved < wait:
             return _no("TakenBack", f"its new pods had to be taken back less than {duration(wait)} ago")
-    # Whoever goes back and forth is fooled by noise: each turn doubles the wait.
-    wait = min(max(facts.cooldown, _LONGEST_WAIT), facts.cooldown * 2.0**facts.turns)
+    # Whoever goes back and forth is fooled by noise, or by a prediction that was not borne out.
+    wait = min(max(facts.cooldown, _LONGEST_WAIT), facts.cooldown * 4.0**facts.turns)
     if facts.moved < wait:
         return _no("CoolingDown", f"its last change was less than {duration(wait)} ago")
     return None
