@@ -261,3 +261,14 @@ def test_what_is_shipped_decides_within_the_cluster(name: str) -> None:
     assert SIZES.gpus[choice].sum() <= 8
     assert (SIZES.gpus[choice] <= jobs.limit).all()
     assert choice.any()
+
+
+def test_the_card_is_about_the_weights_that_are_shipped() -> None:
+    card, index = (
+        (store.shipped() / "README.md").read_text(),
+        json.loads((store.shipped() / "index.json").read_text()),
+    )
+    assert index.keys() == {"q-learning", "sarsa", "double-dqn", "ppo", "attention"}
+    for name, entry in index.items():
+        assert f"| `{name}` |" in card
+        assert entry["sha256"] in card

@@ -1,7 +1,7 @@
 """CMA-ES (Hansen, *The CMA Evolution Strategy: A Tutorial*, 2016): learning without gradients, as a control.
 
     x_k = m + sigma * B D z_k       candidates, in mirrored pairs (Brockhoff et al., PPSN 2010)
-    m  <- m + sigma * sum_k w_k y_k over the better of each pair (Auger et al., GECCO 2011), y_k = B D z_k
+    m  <- m + sigma * sum_k w_k y_k over the better half, y_k = B D z_k
     C and sigma follow the paths that m takes
 
 What one number does drowns in noise when single decisions are judged, but not when all candidates play whole
@@ -23,7 +23,7 @@ from cra_simulator.learning.score import episode, flatten, no_weights, replaced,
 
 WORLDS = 5
 """That each generation plays."""
-SIGMA = 0.05
+SIGMA = 0.1
 SCALES = {"out_job": 0.4, "out_attention": 0.4}
 """How far parameters are moved at first, relative to the others: what is plain in a token is tried first."""
 
@@ -95,10 +95,7 @@ class Evolution:
             weights = self._weights(self._mean + self._sigma * candidate)
             played = [episode(world, weights, self._rule) for world in worlds]
             costs[i] = np.mean([score(*pair) for pair in zip(played, references, strict=True)])
-        # NB: of each pair only the better one, or the two would cancel and sigma would shrink by that alone.
-        one, other = np.arange(self._pairs), np.arange(self._pairs) + self._pairs
-        better = np.where(costs[one] <= costs[other], one, other)
-        self._update(y[better[np.argsort(costs[better], kind="stable")]])
+        self._update(y[np.argsort(costs, kind="stable")[: self._pairs]])
         return {
             "episodes": float(WORLDS * (len(y) + 1)),
             "cost": float(costs.mean()),
