@@ -1,7 +1,8 @@
 """Asking Prometheus, by prometheus-api-client.
 
 That client is synchronous and by default waits for ever, so it runs in threads, with a time limit and a
-single retry. The bearer token is read anew for each query, since those that Kubernetes mounts change with time.
+single retry. The bearer token is read anew for each query, since those that Kubernetes mounts change with
+time.
 """
 
 from __future__ import annotations
