@@ -4,11 +4,18 @@ import os
 import signal
 from pathlib import Path
 
+from e2e.reach import Reach
+
 
 def trainer_processes(pod: str, *, namespace: str) -> list[int]:
     """Process ids, as this machine counts them, of everything whose environment names this pod."""
     # Another cluster of this machine may have a pod of the same name; each test has a namespace of its own.
-    wanted = {f"CRA_POD={pod}".encode(), f"CRA_NAMESPACE={namespace}".encode()}
+    return processes_with(CRA_POD=pod, CRA_NAMESPACE=namespace)
+
+
+def processes_with(**variables: str) -> list[int]:
+    """Process ids of everything that has these variables in its environment."""
+    wanted = {f"{name}={value}".encode() for name, value in variables.items()}
     found = []
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -25,3 +32,13 @@ def kill_trainer(pod: str, *, namespace: str) -> None:
     assert found, f"no process belongs to pod {pod}"
     for process in found:
         os.kill(process, signal.SIGKILL)
+
+
+def kill_operator(reach: Reach, *, namespace: str) -> None:
+    """SIGKILL the operator; its pod's restart policy brings up the next one."""
+    listed = reach.kubectl(
+        "get", "pods", "-n", namespace, "-l", "app.kubernetes.io/name=cra-operator", "-o", "name"
+    )
+    for pod in (line.removeprefix("pod/") for line in listed.split()):
+        for process in processes_with(CRA_POD_NAME=pod, CRA_POD_NAMESPACE=namespace):
+            os.kill(process, signal.SIGKILL)
