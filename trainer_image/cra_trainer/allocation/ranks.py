@@ -37,7 +37,7 @@ WARM_UP = 2
 DIGESTS = 256
 GAIN = 0.01
 # Seconds of steps that make a measurement, for one costs 0.06 ms.
-POOL = 0.03
+POOL = 0.05
 # Measurements before the first look at a plan, and between two looks later; one costs 0.3 ms.
 SOON, SELDOM = 3, 12
 # Seconds of steps between two times of learning, for one costs 2 ms, and how many of them are learned from.
