@@ -22,7 +22,12 @@ NODES = (
     NodeSpec(name="cpu-0"),
 )
 """Few enough GPUs that two cores carry them all."""
-SETTINGS = ("controller.policy=goodput", "controller.warmUpSeconds=2", "observe.intervalSeconds=1")
+SETTINGS = (
+    "controller.policy=goodput",
+    "controller.warmUpSeconds=2",
+    "controller.hysteresisPercent=20",  # the jobs and the control plane disturb each other on a small machine
+    "observe.intervalSeconds=1",
+)
 STEADY, URGENT = "steady", "urgent"
 TOLD = frozenset(
     {"Started", "WaitingForGPUs", "Rescaling", "Rescaled", "RolledBack", "Succeeded", "Suspended"}
