@@ -59,9 +59,38 @@ def test_the_digits_example_trains_a_good_model_and_says_how(reach: Reach, names
     first = pods(reach, "digits-cnn", namespace=namespace)[0]["metadata"]["name"]
     assert "accuracy" in reach.kubectl("logs", "-n", namespace, first.rsplit("-", 1)[0] + "-0")
 
+    inferred = run_example(reach, "infer.yaml", namespace)
+    assert inferred["status"]["phase"] == "Succeeded", inferred["status"]
+    assert inferred["status"]["result"]["metrics"]["accuracy"] >= 0.95
+    reach.kubectl("delete", "crj", "-n", namespace, "infer", "--cascade=foreground", "--timeout=60s")
+
     reach.kubectl("delete", "crj", "-n", namespace, "digits-cnn", "--cascade=foreground", "--timeout=60s")
     left = reach.kubectl("get", "pods,services,pvc", "-n", namespace, "-o", "json")
     assert json.loads(left)["items"] == []
+
+
+def test_the_other_workloads_train_side_by_side_and_tell_how_each_class_fared(
+    reach: Reach, namespace: str
+) -> None:
+    single = ["attention-28x28", "rnn-signal", "fine-tune", "multi-task"]
+    for name in [*single, "continual"]:
+        reach.kubectl("apply", "-n", namespace, "-f", str(EXAMPLES / f"{name}.yaml"))
+    first = reach.wait_finished("continual-first", namespace=namespace, timeout=240)
+    resume = '{"spec": {"suspend": false}}'
+    reach.kubectl("patch", "crj", "-n", namespace, "continual-later", "--type", "merge", "-p", resume)
+    jobs = {
+        name: reach.wait_finished(name, namespace=namespace, timeout=240)
+        for name in [*single, "continual-later"]
+    }
+    for name, job in jobs.items():
+        assert job["status"]["phase"] == "Succeeded", (name, job["status"])
+        result = job["status"]["result"]
+        assert result["metrics"]["accuracy"] >= 0.85, (name, result)
+        assert [one["name"] for one in result["classes"]] == [str(digit) for digit in range(10)]
+        assert sum(one["support"] for one in result["classes"]) in (360, 4 * 360)
+    # The second went on from the first: 10 epochs of 600, then 10 of the 837 that are new and the 600 known.
+    assert first["status"]["result"]["samples"] == 6000
+    assert jobs["continual-later"]["status"]["result"]["samples"] == 6000 + 10 * 1437
 
 
 @pytest.mark.parametrize("file", ["char-transformer.yaml", "custom-script.yaml", "torchrun-script.yaml"])
