@@ -252,6 +252,6 @@ class Living(Anything):
 
 
 TestLiving = Living.TestCase
-TestLiving.settings = settings(stateful_step_count=25, max_examples=settings().max_examples // 2)
+TestLiving.settings = settings(stateful_step_count=25, max_examples=settings().max_examples // 4)
 TestAnything = Anything.TestCase
-TestAnything.settings = settings(stateful_step_count=30)
+TestAnything.settings = settings(stateful_step_count=30, max_examples=settings().max_examples // 2)

@@ -79,6 +79,7 @@ def test_the_bootstrap_is_paired() -> None:
         ratio(ours[1:], theirs[:-1])
 
 
+@pytest.mark.processes
 def test_two_processes_come_to_what_one_comes_to() -> None:
     workloads = {name: jobs[:12] for name, jobs in list(shipped_workloads(0.5).items())[:2]}
     alone, together = (

@@ -165,7 +165,7 @@ def test_q_learning_counts_on_the_best_next_action_and_sarsa_on_the_one_taken() 
 
 def test_evolution_finds_a_better_network() -> None:
     learner = make("evolution", 0, Tiny())
-    for _ in range(10):
+    for _ in range(5):
         learner.step()
     assert learner.score() < 0.998
 
