@@ -18,6 +18,7 @@ import selectors
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -58,6 +59,11 @@ class _Peer:
         self.heard = time.monotonic()
         *lines, self.unread = (self.unread + data).split(b"\n")
         return lines if data else None
+
+    def send(self, kind: str, content: Mapping[str, Any]) -> None:
+        """Who cannot be reached is found gone by the next read."""
+        with contextlib.suppress(OSError):
+            self.connection.sendall(encode(kind, content))
 
 
 class Coordinator:
@@ -151,21 +157,20 @@ class Coordinator:
         self.change_wanted = self._roster.change_wanted
 
     def _beat(self) -> None:
+        """To everybody who is connected: those who still build their model have not said hello yet."""
         now = time.monotonic()
-        for peer in list(self._peers.values()):
+        for peer in [key.data for key in self._selector.get_map().values() if key.data is not None]:
             if now - peer.heard > SILENCE_SECONDS:
                 self._lose(peer, f"has been silent for {SILENCE_SECONDS:.0f} s")
             else:
-                self._send(peer.uid, "beat")
+                peer.send("beat", {})
 
     def _send(self, uid: str, kind: str, **content: Any) -> None:
         peer = self._peers.get(uid)
         if peer is not None:
-            # Who cannot be reached is found gone by the next read.
-            with contextlib.suppress(OSError):
-                peer.connection.sendall(encode(kind, content))
+            peer.send(kind, content)
 
 
-def encode(kind: str, content: dict[str, Any]) -> bytes:
+def encode(kind: str, content: Mapping[str, Any]) -> bytes:
     """A message as it travels."""
     return json.dumps({"kind": kind, **content}, separators=(",", ":")).encode() + b"\n"
