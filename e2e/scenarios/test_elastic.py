@@ -70,7 +70,7 @@ def test_a_job_grows_and_shrinks_while_it_trains(reach: Reach, namespace: str) -
 
 
 def test_a_killed_worker_is_replaced_and_nobody_else(reach: Reach, namespace: str) -> None:
-    epochs = 30
+    epochs = 60
     spec = digits(epochs=epochs, scaling={"minGPUs": 3, "maxGPUs": 3})
     apply(reach, "killed", spec, namespace=namespace)
     before = reach.wait_job("killed", lambda job: step(job) >= 10, namespace=namespace)
