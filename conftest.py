@@ -19,19 +19,6 @@ settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile("repeatable")
 
 
-# NB: first, because pytest-xdist looks at the groups in this very hook.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of several workers one gets all tests of the control plane, and one those of many processes."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        for group in ("cluster", "processes"):
-            if item.get_closest_marker(group):
-                item.add_marker(pytest.mark.xdist_group(group))
-                break
-
-
 @pytest.fixture(scope="session")
 def cluster() -> Iterator["Cluster"]:
     """A running embedded cluster with the CRATrainingJob CRD established."""
