@@ -42,9 +42,11 @@ NODES = (
 )
 GPUS = 16
 WORKER_GPUS = 2
+POLICY = "goodput"
 COOLDOWN = 8
 SHARE = 4
 """GPUs of every job where shares are equal: the cluster's by the number of jobs that are usually there."""
+SIDES = ("controller", "equal shares", "queue")
 LIMIT = 900.0
 
 
@@ -163,10 +165,6 @@ def _seconds(job: Mapping[str, Any]) -> float:
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
-
-
-POLICY = "goodput"
-SIDES = ("controller", "equal shares", "queue")
 
 
 def main() -> None:
