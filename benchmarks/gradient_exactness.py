@@ -13,7 +13,6 @@ beside it the formula for equal parts that AdaptDL uses (`petuum/adaptdl`, `torc
 
 import copy
 import functools
-import os
 from typing import Any
 
 import numpy as np
@@ -122,15 +121,7 @@ def by_fsdp(rows: list[int]) -> float:
 
 def measure(rank: int, port: int, results: Any, ranks: int) -> None:
     """What one rank of so many does; rank 0 reports."""
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    membership = sides.membership()
+    membership = sides.membership(rank, port, ranks=ranks)
     random, found = np.random.default_rng(ranks), {}
     for tokens in (False, True):
         for pieces in (False, True):

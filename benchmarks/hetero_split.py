@@ -235,15 +235,7 @@ def allocator_seconds(pace: Pace, batch: int, steps: int) -> tuple[float, float]
 
 def measure(rank: int, port: int, results: Any, ranks: int) -> None:
     """What one rank of two, or of eight, does; rank 0 reports."""
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    membership = sides.membership()
+    membership = sides.membership(rank, port, ranks=ranks)
     found: Found = {}
     for name, (pace, batch, steps) in CASES.items():
         if len(pace.per_row) != ranks:

@@ -25,7 +25,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -204,42 +204,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         make_pretrained(directory / "pretrained.pt")
-        pretrained = {"pretrained": str(directory / "pretrained.pt"), "versions": "2"}
-        settings = [
-            Setting(
-                name="fine-tuning",
-                prefix="",
-                seeds=5,
-                workload="fine_tune",
-                epochs=12,
-                budget=0.12,
-                learning_rate=0.006,
-                parameters=pretrained,
-            ),
-            Setting(
-                name="fine-tuning",
-                prefix="large_budget_",
-                seeds=3,
-                workload="fine_tune",
-                epochs=12,
-                budget=0.4,
-                learning_rate=0.006,
-                parameters=pretrained,
-            ),
-            Setting(
-                name="from scratch",
-                prefix="from_scratch_",
-                seeds=3,
-                workload="digits_cnn",
-                epochs=8,
-                budget=0.6,
-                learning_rate=0.001,
-                parameters={},
-            ),
-        ]
+        fine_tuning = Setting(
+            name="fine-tuning",
+            prefix="",
+            seeds=5,
+            workload="fine_tune",
+            epochs=12,
+            budget=0.12,
+            learning_rate=0.006,
+            parameters={"pretrained": str(directory / "pretrained.pt"), "versions": "2"},
+        )
+        from_scratch = Setting(
+            name="from scratch",
+            prefix="from_scratch_",
+            seeds=3,
+            workload="digits_cnn",
+            epochs=8,
+            budget=0.6,
+            learning_rate=0.001,
+            parameters={},
+        )
+        large_budget = replace(fine_tuning, prefix="large_budget_", seeds=3, budget=0.4)
         rows: list[list[str]] = []
         figures: dict[str, float] = {}
-        for setting in settings:
+        for setting in (fine_tuning, large_budget, from_scratch):
             told, found = compare(setting, directory)
             print(*(" ".join(line) for line in told), sep="\n", file=sys.stderr, flush=True)
             rows += told

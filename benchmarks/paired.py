@@ -16,12 +16,14 @@ from torch import distributed as dist
 
 from benchmarks.local_group import free_port
 
-# For each side, wall-clock and CPU seconds of each step.
-Times = dict[str, list[tuple[float, float]]]
+# Wall-clock and CPU seconds of a step.
+Pair = tuple[float, float]
+# Those of each step, for each side.
+Times = dict[str, list[Pair]]
 
 
 class Clock(IntEnum):
-    """Which of the two."""
+    """Place of its seconds in a `Pair`."""
 
     WALL = 0
     CPU = 1
@@ -39,7 +41,7 @@ def take_turns(sides: dict[str, Iterator[None]], *, rounds: int, warm_up: int) -
     return times
 
 
-def _timed(steps: Iterator[None]) -> tuple[float, float]:
+def _timed(steps: Iterator[None]) -> Pair:
     """Wall-clock and CPU seconds of one step, from a common start."""
     dist.barrier()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -64,9 +66,9 @@ class Overhead:
     high: float
 
 
-def overhead(mine: Sequence[tuple[float, float]], reference: Sequence[tuple[float, float]]) -> Overhead:
+def overhead(mine: Sequence[Pair], reference: Sequence[Pair]) -> Overhead:
     """Wall-clock overhead over the reference."""
-    ratios = [100 * (a / b - 1) for (a, _), (b, _) in zip(mine, reference, strict=True)]
+    ratios = _percents(mine, reference, Clock.WALL)
     low, median, high = statistics.quantiles(ratios, n=4)
     return Overhead(median, (high - low) / 1.349 * 1.253 / len(ratios) ** 0.5, low, high)
 
@@ -80,11 +82,16 @@ def mean_overhead(runs: Sequence[Times], mine: str, reference: str, clock: Clock
     """
     costs = []
     for run in runs:
-        ratios = [100 * (a[clock] / b[clock] - 1) for a, b in zip(run[mine], run[reference], strict=True)]
+        ratios = _percents(run[mine], run[reference], clock)
         low, median, high = statistics.quantiles(ratios, n=4)
         far = 3 * (high - low)
         costs.append(statistics.mean(min(max(ratio, median - far), median + far) for ratio in ratios))
     return statistics.mean(costs), statistics.stdev(costs) / len(costs) ** 0.5
+
+
+def _percents(mine: Sequence[Pair], reference: Sequence[Pair], clock: Clock) -> list[float]:
+    """How much longer each step took than the one beside it."""
+    return [100 * (a[clock] / b[clock] - 1) for a, b in zip(mine, reference, strict=True)]
 
 
 def rows(times: Times, reference: str) -> list[tuple[str, str, str, str, str]]:

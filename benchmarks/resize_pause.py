@@ -111,15 +111,8 @@ def idle(session_first: bool, rank: int, port: int, results: Any) -> None:
 
     Both train one model with one optimizer, so that no side's memory lies better.
     """
-    os.environ |= COMMON | {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(IDLE_RANKS),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    membership, model = sides.membership(), task.make_model()
+    os.environ |= COMMON
+    membership, model = sides.membership(rank, port, ranks=IDLE_RANKS), task.make_model()
     dataset = TensorDataset(*task.make_dataset().tensors[:2])
     optimizer = torch.optim.Adam(model.parameters())
     session = sides.make_session(membership, batch_size=task.BATCH, strategy="uniform")

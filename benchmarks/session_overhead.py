@@ -65,15 +65,7 @@ def without_dropout(model: nn.Module) -> nn.Module:
 
 def measure(rank: int, port: int, results: Any) -> None:
     """What one rank does; rank 0 reports."""
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(RANKS),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    membership = sides.membership()
+    membership = sides.membership(rank, port, ranks=RANKS)
     # The tail of an epoch would be a shorter step.
     features, labels = images.digits(digits_cnn.SIZE)[0].tensors
     size = len(labels) - len(labels) % BATCH

@@ -1,6 +1,7 @@
 """The same training with and without a session, step by step, over one process group: sides for `paired`."""
 
 import itertools
+import os
 from collections.abc import Iterator
 
 import torch
@@ -14,8 +15,16 @@ from cra_trainer.elastic.group import Membership
 from cra_trainer.session import Session
 
 
-def membership() -> Membership:
-    """This process's way into the group; all its sessions share it."""
+def membership(rank: int, port: int, *, ranks: int) -> Membership:
+    """The way of a fresh process, rank so-and-so of so many, into the group; all its sessions share it."""
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
     this = process.start()
     return Membership(this.env, on_member=this.defer_stop, on_exclusion=this.give_up)
 

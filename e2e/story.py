@@ -49,20 +49,24 @@ def job(name: str, *, epochs: int, least: int, most: int, **spec: Any) -> dict[s
     }
 
 
+def priority_class(name: str) -> dict[str, Any]:
+    """A class above the default priority, whose pods wait until the operator has made room."""
+    return {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": name},
+        "value": 1000,
+        "preemptionPolicy": "Never",
+    }
+
+
 def manifests(gpus: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The steady job, and the urgent one with its priority class, for a cluster of so many GPUs."""
     volume = {"intervalSeconds": 10, "volume": {"size": "1Gi"}}
     steady = job(STEADY, epochs=2000, least=max(1, gpus // 4), most=gpus, checkpoint=volume)
-    priority = {
-        "apiVersion": "scheduling.k8s.io/v1",
-        "kind": "PriorityClass",
-        "metadata": {"name": URGENT},
-        "value": 1000,
-        "preemptionPolicy": "Never",
-    }
     half = max(1, gpus // 2)
     urgent = job(URGENT, epochs=6, least=half, most=half, priorityClassName=URGENT)
-    return [steady], [priority, urgent]
+    return [steady], [priority_class(URGENT), urgent]
 
 
 def run(reach: Reach, say: Callable[[str], None]) -> Job:

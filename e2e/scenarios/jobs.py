@@ -1,12 +1,15 @@
 """Jobs that the scenarios run, and looking at what became of them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from e2e.reach import Job, Reach
+
+SAMPLES = 1437  # of the digits' training set
 
 
 def digits(*, epochs: int, **spec: Any) -> dict[str, Any]:
@@ -60,10 +63,33 @@ def step(job: Job) -> int:
     return int(status(job).get("progress", {}).get("step", 0))
 
 
+def trains_on(gpus: int, *, beyond: int = 0) -> Callable[[Job], bool]:
+    """Whether a job trains on so many GPUs, changes no more and is further than that step."""
+
+    def settled(job: Job) -> bool:
+        changes = condition(job, "Rescaling").get("status") == "True"
+        return running(job) and not changes and status(job).get("gpus") == gpus and step(job) > beyond
+
+    return settled
+
+
 def pods(reach: Reach, job: str, *, namespace: str) -> list[dict[str, Any]]:
     """The job's pods."""
     listed = reach.kubectl("get", "pods", "-n", namespace, "-l", f"cra.dev/job={job}", "-o", "json")
     return list(json.loads(listed)["items"])
+
+
+def lives(reach: Reach, job: str, *, namespace: str) -> dict[str, tuple[str, str, int]]:
+    """What would change if a pod were replaced or its trainer restarted: uid, start, restarts."""
+    found = {}
+    for pod in pods(reach, job, namespace=namespace):
+        state = pod["status"]["containerStatuses"][0] if pod["status"].get("containerStatuses") else {}
+        found[pod["metadata"]["name"]] = (
+            pod["metadata"]["uid"],
+            pod["status"].get("startTime", ""),
+            state.get("restartCount", 0),
+        )
+    return found
 
 
 def checkpoint_volume(reach: Reach, job: str, *, namespace: str) -> Path:

@@ -28,10 +28,7 @@ def processes_with(**variables: str) -> list[int]:
 
 def kill_trainer(pod: str, *, namespace: str) -> None:
     """SIGKILL a pod's trainer, as the kernel would when memory runs out or a person would by mistake."""
-    found = trainer_processes(pod, namespace=namespace)
-    assert found, f"no process belongs to pod {pod}"
-    for process in found:
-        os.kill(process, signal.SIGKILL)
+    _kill(trainer_processes(pod, namespace=namespace), f"pod {pod}")
 
 
 def kill_operator(reach: Reach, *, namespace: str) -> None:
@@ -39,6 +36,16 @@ def kill_operator(reach: Reach, *, namespace: str) -> None:
     listed = reach.kubectl(
         "get", "pods", "-n", namespace, "-l", "app.kubernetes.io/name=cra-operator", "-o", "name"
     )
-    for pod in (line.removeprefix("pod/") for line in listed.split()):
-        for process in processes_with(CRA_POD_NAME=pod, CRA_POD_NAMESPACE=namespace):
-            os.kill(process, signal.SIGKILL)
+    names = [line.removeprefix("pod/") for line in listed.split()]
+    found = [
+        process
+        for name in names
+        for process in processes_with(CRA_POD_NAME=name, CRA_POD_NAMESPACE=namespace)
+    ]
+    _kill(found, "the operator")
+
+
+def _kill(found: list[int], whose: str) -> None:
+    assert found, f"no process belongs to {whose}"
+    for process in found:
+        os.kill(process, signal.SIGKILL)

@@ -9,14 +9,25 @@ import pytest
 
 from e2e import operator_chart
 from e2e.local import Cluster
-from e2e.reach import Job, Reach
-from e2e.scenarios.jobs import apply, condition, digits, events, pods, running, script_job, status, step
+from e2e.reach import Reach
+from e2e.scenarios.jobs import (
+    SAMPLES,
+    apply,
+    condition,
+    digits,
+    events,
+    lives,
+    pods,
+    running,
+    script_job,
+    status,
+    step,
+    trains_on,
+)
 from e2e.scenarios.processes import kill_operator
+from e2e.story import priority_class
 
 pytestmark = pytest.mark.cluster
-
-SAMPLES = 1437  # of the digits' training set
-
 
 LONG = 2000
 RESIDENT = {"minGPUs": 6, "maxGPUs": 6, "gpusPerWorker": 3}
@@ -36,36 +47,8 @@ def decided(epochs: int = LONG, *, most: int = 2, **spec: Any) -> dict[str, Any]
     return digits(epochs=epochs, scaling=scaling, training=training, workload=workload, **spec)
 
 
-def settled(job: Job) -> bool:
-    """Whether the job trains and does not change."""
-    return running(job) and condition(job, "Rescaling").get("status") != "True"
-
-
-def at_size(*sizes: int, beyond: int = 0) -> Any:
-    """Whether a job trains on one of these numbers of GPUs and is further than that step."""
-    return lambda job: settled(job) and status(job).get("gpus") in sizes and step(job) > beyond
-
-
 def patch(reach: Reach, name: str, change: dict[str, Any], *, namespace: str) -> None:
     reach.kubectl("patch", "-n", namespace, f"crj/{name}", "--type=merge", f"--patch={json.dumps(change)}")
-
-
-def important(reach: Reach, name: str) -> str:
-    """A priority class above the default."""
-    manifest = {
-        "apiVersion": "scheduling.k8s.io/v1",
-        "kind": "PriorityClass",
-        "metadata": {"name": name},
-        "value": 1000,
-        "preemptionPolicy": "Never",
-    }
-    reach.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
-    return name
-
-
-def lives(reach: Reach, name: str, *, namespace: str) -> dict[str, str]:
-    """Uids of the job's pods by name."""
-    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods(reach, name, namespace=namespace)}
 
 
 def test_a_job_grows_gives_way_to_a_more_important_one_and_grows_again(reach: Reach, namespace: str) -> None:
@@ -74,21 +57,22 @@ def test_a_job_grows_gives_way_to_a_more_important_one_and_grows_again(reach: Re
     apply(reach, "resident", resident, namespace=namespace)
     reach.wait_job("resident", running, namespace=namespace)
     apply(reach, "steady", decided(), namespace=namespace)
-    grown = reach.wait_job("steady", at_size(2), namespace=namespace)
+    grown = reach.wait_job("steady", trains_on(2), namespace=namespace)
     first = status(grown)["lastDecision"]
     assert (first["policy"], first["reason"], first["applied"]) == ("goodput", "GrowthPays", True)
     assert first["expectedGain"] > 0
 
-    urgent = decided(3, most=1, priorityClassName=important(reach, "urgent"))
+    reach.kubectl("apply", "-f", "-", stdin=json.dumps(priority_class("urgent")))
+    urgent = decided(3, most=1, priorityClassName="urgent")
     apply(reach, "urgent", urgent, namespace=namespace)
-    small = reach.wait_job("steady", at_size(1), namespace=namespace)
+    small = reach.wait_job("steady", trains_on(1), namespace=namespace)
     gave = status(small)["lastDecision"]
     assert gave["reason"] == "GivesWay"
     assert f"{namespace}/urgent (priority 1000) waits for 1 GPU" in gave["message"]
     done = reach.wait_finished("urgent", namespace=namespace)
     assert status(done)["phase"] == "Succeeded", status(done)
 
-    again = reach.wait_job("steady", at_size(2, beyond=step(small)), namespace=namespace)
+    again = reach.wait_job("steady", trains_on(2, beyond=step(small)), namespace=namespace)
     assert status(again)["restarts"] == 0
     said = "\n".join(events(reach, "steady", namespace=namespace))
     assert "Rescaled: 2 → 1 GPU while training went on: goodput: " in said
@@ -106,15 +90,15 @@ def test_a_recommendation_a_pin_and_its_release(reach: Reach, namespace: str) ->
     )
 
     patch(reach, "asked", {"spec": {"scaling": {"mode": "Auto"}}}, namespace=namespace)
-    reach.wait_job("asked", at_size(2), namespace=namespace)
+    reach.wait_job("asked", trains_on(2), namespace=namespace)
 
     reach.kubectl("scale", "-n", namespace, "crj/asked", "--replicas=1")
-    pinned = reach.wait_job("asked", at_size(1), namespace=namespace)
-    still = reach.wait_job("asked", at_size(1, beyond=step(pinned) + 20), namespace=namespace)
+    pinned = reach.wait_job("asked", trains_on(1), namespace=namespace)
+    still = reach.wait_job("asked", trains_on(1, beyond=step(pinned) + 20), namespace=namespace)
     assert status(still)["lastDecision"]["reason"] == "SpecChanged"
 
     patch(reach, "asked", {"spec": {"scaling": {"gpus": None}}}, namespace=namespace)
-    reach.wait_job("asked", at_size(2), namespace=namespace)
+    reach.wait_job("asked", trains_on(2), namespace=namespace)
     reach.kubectl("delete", "crj", "-n", namespace, "asked")
 
 
@@ -122,7 +106,7 @@ def test_without_prometheus_sizes_stay_and_training_goes_on(
     reach: Reach, cluster: Cluster, namespace: str
 ) -> None:
     apply(reach, "blind", decided(), namespace=namespace)
-    before = reach.wait_job("blind", at_size(2), namespace=namespace)
+    before = reach.wait_job("blind", trains_on(2), namespace=namespace)
     first = lives(reach, "blind", namespace=namespace)
     cluster.stop_component("prometheus")
     try:
@@ -141,7 +125,7 @@ def test_without_prometheus_sizes_stay_and_training_goes_on(
         assert status(told)["gpus"] == 2
     finally:
         cluster.restart_component("prometheus")
-    after = reach.wait_job("blind", at_size(3, beyond=step(before)), namespace=namespace)
+    after = reach.wait_job("blind", trains_on(3, beyond=step(before)), namespace=namespace)
     assert status(after)["restarts"] == 0
     assert lives(reach, "blind", namespace=namespace).items() >= first.items()
     reach.kubectl("delete", "crj", "-n", namespace, "blind")
@@ -156,7 +140,7 @@ def test_an_operator_killed_in_the_middle_of_a_move_changes_nothing_in_the_end(
         "orphan", lambda job: condition(job, "Rescaling").get("status") == "True", namespace=namespace
     )
     kill_operator(reach, namespace=operator_chart.NAMESPACE)
-    grown = reach.wait_job("orphan", at_size(2), namespace=namespace)
+    grown = reach.wait_job("orphan", trains_on(2), namespace=namespace)
     assert status(grown)["restarts"] == 0
     done = reach.wait_finished("orphan", namespace=namespace)
     assert status(done)["phase"] == "Succeeded", status(done)

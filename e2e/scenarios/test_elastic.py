@@ -1,39 +1,24 @@
 """Pods join and leave a training that goes on: no other restarts, and each sample counts once an epoch."""
 
-from typing import Any
-
 import pytest
 
 from e2e.reach import Job, Reach
-from e2e.scenarios.jobs import apply, condition, digits, events, pods, running, script_job, status, step
+from e2e.scenarios.jobs import (
+    SAMPLES,
+    apply,
+    condition,
+    digits,
+    events,
+    lives,
+    running,
+    script_job,
+    status,
+    step,
+    trains_on,
+)
 from e2e.scenarios.processes import kill_trainer
 
 pytestmark = pytest.mark.cluster
-
-SAMPLES = 1437  # of the digits' training set
-
-
-def lives(reach: Reach, job: str, *, namespace: str) -> dict[str, tuple[str, str, int]]:
-    """What would change if a pod were replaced or its trainer restarted: uid, start, restarts."""
-    found = {}
-    for pod in pods(reach, job, namespace=namespace):
-        state = pod["status"]["containerStatuses"][0] if pod["status"].get("containerStatuses") else {}
-        found[pod["metadata"]["name"]] = (
-            pod["metadata"]["uid"],
-            pod["status"].get("startTime", ""),
-            state.get("restartCount", 0),
-        )
-    return found
-
-
-def trains_on(gpus: int, beyond: int = 0) -> Any:
-    """Whether a job trains on so many GPUs, changes no more and is further than that step."""
-
-    def settled(job: Job) -> bool:
-        changes = condition(job, "Rescaling").get("status") == "True"
-        return running(job) and not changes and status(job).get("gpus") == gpus and step(job) > beyond
-
-    return settled
 
 
 def said(reach: Reach, name: str, *, namespace: str) -> str:
@@ -122,7 +107,7 @@ def test_a_growth_that_no_node_takes_is_given_up(reach: Reach, namespace: str) -
     )
 
     def given_up(job: Job) -> bool:
-        return condition(job, "Rescaling").get("status") == "False" and trains_on(2, step(before))(job)
+        return condition(job, "Rescaling").get("status") == "False" and trains_on(2, beyond=step(before))(job)
 
     after = reach.wait_job("apart", given_up, namespace=namespace)
     assert "3" in condition(after, "Rescaling")["message"], condition(after, "Rescaling")

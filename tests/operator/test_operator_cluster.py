@@ -99,7 +99,7 @@ def test_an_elastic_run_grows_and_shrinks_and_never_starts_anew(
     user.apply("living", WAIT, scaling=ELASTIC)
     user.wait("living", "Running")
     user.kubectl("scale", "crj/living", "--replicas=4")
-    wait_for(lambda: user.condition("living", "Rescaling").get("reason") == "Rescaled", "grown")
+    wait_for(lambda: user.status("living").get("rescales") == 1, "grown")
     first, *rest = user.pods("living")
     assert [pod["metadata"]["name"] for pod in rest] == ["living-2-1", "living-2-2", "living-2-3"]
     assert {pod["metadata"]["labels"]["cra.dev/run"] for pod in rest} == {"1"}

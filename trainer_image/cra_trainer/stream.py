@@ -188,7 +188,8 @@ def _samples(dataset: Any, cursor: Cursor, seed: int) -> Iterator[tuple[Any, int
 def _length(dataset: Any) -> int:
     try:
         return len(dataset)
-    except (TypeError, NotImplementedError):  # Some iterable data sets define __len__ only to raise.
+    # Some iterable data sets define __len__ only to raise.
+    except (TypeError, NotImplementedError):
         return 0
 
 

@@ -20,7 +20,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser.add_argument("learner", help="q-learning, sarsa, double-dqn, ppo, a3c or evolution")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where everything goes")
     parser.add_argument("--seed", type=int, help="of what is left to chance (that of what is shipped)")
-    parser.add_argument("--steps", type=int, metavar="N", help="steps at most (what the shipped weights had)")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps at most (as many as `make train`)")
     parser.set_defaults(run=run)
 
 

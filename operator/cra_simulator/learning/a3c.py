@@ -11,17 +11,14 @@ costs that no run can be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
+from torch.nn import Parameter
 
-from cra_operator.controller.policies.network import Weights
-from cra_operator.controller.policy import Floats
 from cra_simulator.learning.acting import Actor, Step, batch, log_likelihood
-from cra_simulator.learning.episode import Rule, World
-from cra_simulator.learning.learner import Snapshot, random_state, restore_random
-from cra_simulator.learning.network import AttentionNetwork, Critic
+from cra_simulator.learning.actor_critic import CRITIC_RATE, ActorCritic, normalised
 
 ACTORS = 16
 UPDATES = 4
@@ -29,43 +26,15 @@ UPDATES = 4
 STEPS = 10
 """n: a hundred minutes between updates."""
 LEARNING_RATE = 5e-5
-CRITIC_RATE = 3e-3
-MOST_GRADIENT = 0.5
 
 
-class A3c:
-    """Actors with one network and one critic.
+class A3c(ActorCritic):
+    """Actors with one network and one critic."""
 
-    Args:
-        make_world: From a seed to a training world.
-        rule: What the network is put on.
-        start: The network to begin with; its last layer is zero for the rule itself.
-        score: How good weights are.
-        seed: Of everything.
-    """
-
-    def __init__(
-        self,
-        make_world: Callable[[int], World],
-        rule: Rule,
-        start: Weights,
-        score: Callable[[Weights], float],
-        seed: int,
-    ) -> None:
-        self._make_world, self._rule = make_world, rule
-        self._score, self._random = score, np.random.default_rng(seed)
-        self._net = AttentionNetwork(start)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self._critic = Critic()
-        self._optimizer = torch.optim.RMSprop(
-            [
-                {"params": self._net.parameters(), "lr": LEARNING_RATE},
-                {"params": self._critic.parameters(), "lr": CRITIC_RATE},
-            ],
-            alpha=0.99,
-        )
-        self._world = seed * 1_000_000
+    def optimizer(self, actor: Iterable[Parameter], critic: Iterable[Parameter]) -> torch.optim.Optimizer:
+        """See `ActorCritic.optimizer`."""
+        groups = [{"params": actor, "lr": LEARNING_RATE}, {"params": critic, "lr": CRITIC_RATE}]
+        return torch.optim.RMSprop(groups, alpha=0.99)
 
     def step(self) -> Mapping[str, float]:
         """Fresh actors, and some updates."""
@@ -105,40 +74,10 @@ class A3c:
         seen = batch([step for steps in played for step in steps])
         value = self._critic(seen.x, seen.y, seen.mask, seen.left)
         goal = torch.tensor(returns, dtype=torch.float32)
-        advantage = (goal - value).detach()
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        advantage = normalised((goal - value).detach())
         mean = self._net(seen.x, seen.y, seen.mask)
         likely = log_likelihood(mean, mean.detach() + seen.noise) * seen.mask
         gain = (likely * advantage[:, None]).sum() / seen.mask.sum()
         error = (value - goal).square().mean()
-        self._optimizer.zero_grad()
-        (error - gain).backward()
-        torch.nn.utils.clip_grad_norm_(self._net.parameters(), MOST_GRADIENT)
-        self._optimizer.step()
+        self._descend(error - gain)
         return float(error.detach())
-
-    def score(self) -> float:
-        """See `Learner`."""
-        return self._score(self._net.weights())
-
-    def tensors(self) -> dict[str, Floats]:
-        """See `Learner`."""
-        return self._net.weights()._asdict()
-
-    def snapshot(self) -> Snapshot:
-        """See `Learner`."""
-        return {
-            "net": {key: value.clone() for key, value in self._net.state_dict().items()},
-            "critic": {key: value.clone() for key, value in self._critic.state_dict().items()},
-            "optimizer": self._optimizer.state_dict(),
-            "world": self._world,
-            "random": random_state(self._random),
-        }
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """See `Learner`."""
-        self._net.load_state_dict(snapshot["net"])
-        self._critic.load_state_dict(snapshot["critic"])
-        self._optimizer.load_state_dict(snapshot["optimizer"])
-        self._world = snapshot["world"]
-        restore_random(self._random, snapshot["random"])

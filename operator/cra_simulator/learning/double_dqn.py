@@ -9,7 +9,8 @@ DQN. States and actions are those of `cra_operator.controller.policies.choosing`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,38 +18,27 @@ from torch import nn
 
 from cra_operator.controller.policies.choosing import ACTIONS, NUMBERS
 from cra_operator.controller.policy import Floats
+from cra_simulator.learning.chooser import DISCOUNT, Chooser
 from cra_simulator.learning.env import ClusterEnv
 from cra_simulator.learning.learner import Snapshot, random_state, restore_random
 
-DISCOUNT = 0.97
 MEMORY = 20_000
 BATCH = 64
 WIDTH = 32
 LEARNING_RATE = 1e-3
 FOLLOW = 0.01
 """How far the slow copy moves towards the network after every step."""
-EXPLORE_FIRST, EXPLORE_LAST = 0.5, 0.05
 REWARD_SCALE = 100.0
 """Ten minutes cost about a hundredth of an episode; networks like numbers near one."""
 
 
-class DoubleDqn:
-    """A network of two layers and a memory.
-
-    Args:
-        env: Where it acts; reset with a seed names the episode.
-        validation: Where it is scored.
-        scored: The seeds there.
-        episodes: How many the run shall have, for the fall of exploration.
-        seed: Of everything.
-    """
+class DoubleDqn(Chooser):
+    """A network of two layers and a memory; see `Chooser` for the arguments."""
 
     def __init__(
         self, env: ClusterEnv, validation: ClusterEnv, scored: Sequence[int], episodes: int, seed: int
     ) -> None:
-        self._env, self._validation, self._scored = env, validation, scored
-        self._episodes, self._seed = episodes, seed
-        self._random = np.random.default_rng(seed)
+        super().__init__(env, validation, scored, episodes, seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._net, self._slow = _network(), _network()
@@ -56,20 +46,14 @@ class DoubleDqn:
         self._optimizer = torch.optim.Adam(self._net.parameters(), lr=LEARNING_RATE)
         self._memory = torch.zeros(MEMORY, 2 * NUMBERS + 3)
         self._remembered = 0
-        self._done = 0
 
     def step(self) -> Mapping[str, float]:
         """One episode, with a batch learned after each action."""
-        part = min(self._done / self._episodes, 1.0)
-        explore = EXPLORE_FIRST + (EXPLORE_LAST - EXPLORE_FIRST) * part
-        state, _ = self._env.reset(seed=self._seed * 1_000_000 + self._done)
+        explore, state = self._explore(), self._begin()
         over, losses = False, []
         info: dict[str, float] = {}
         while not over:
-            if self._random.random() < explore:
-                action = int(self._random.integers(len(ACTIONS)))
-            else:
-                action = self._best(state)
+            action = self._act(explore, partial(self._best, state))
             after, reward, over, _, info = self._env.step(np.int64(action))
             row = np.concatenate([state, after, [action, reward * REWARD_SCALE, float(over)]])
             self._memory[self._remembered % MEMORY] = torch.from_numpy(row)
@@ -102,16 +86,9 @@ class DoubleDqn:
         with torch.no_grad():
             return int(self._net(torch.from_numpy(state).float()).argmax())
 
-    def score(self) -> float:
-        """Mean completion time over that of the untuned rule, acting greedily."""
-        found = []
-        for seed in self._scored:
-            state, _ = self._validation.reset(seed=seed)
-            over = False
-            while not over:
-                state, _, over, _, info = self._validation.step(np.int64(self._best(state)))
-            found.append(float(info["over_rule"]))
-        return float(np.mean(found))
+    def greedy(self) -> Callable[[Floats], int]:
+        """See `Chooser.greedy`."""
+        return self._best
 
     def tensors(self) -> dict[str, Floats]:
         """The layers, as `cra_operator.controller.policies.double_dqn` reads them."""

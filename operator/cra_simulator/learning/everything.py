@@ -1,4 +1,4 @@
-"""`make train`: train every learner as its recipe says and write the weights that are shipped.
+"""`make train`: train every learner as its recipe says and write weights as they are shipped.
 
 What was trained already, or in part, in the same folder is gone on from. Of the learners of the attention
 network the one with the best validation score becomes the policy `attention`; PPO's is always `ppo`.
@@ -14,12 +14,9 @@ from pathlib import Path
 
 from cra_operator.controller.policies.goodput import TUNED
 from cra_operator.controller.policies.store import numbers_of, write
-from cra_simulator.learning.recipes import BUDGETS, CHOOSERS, LEAST_LOAD, MOST_LOAD, SEED, make
+from cra_simulator.learning.recipes import BUDGETS, CHOOSERS, LEAST_LOAD, MOST_LOAD, NETWORKS, SEED, make
 from cra_simulator.learning.train import Trained, train
 from cra_simulator.learning.worlds import pollux_curriculum
-
-NETWORKS = ("evolution", "ppo", "a3c")
-"""Learners of the attention network."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

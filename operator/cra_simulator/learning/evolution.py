@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from cra_operator.controller.policies.network import Weights
+from cra_operator.controller.policies.network import OUT, Weights
 from cra_operator.controller.policy import Floats
 from cra_simulator.learning.episode import Rule, World
 from cra_simulator.learning.learner import Snapshot, random_state, restore_random
@@ -29,14 +29,12 @@ SCALES = {"out_job": 0.4, "out_attention": 0.4}
 
 
 class Evolution:
-    """Searches in a part of the network's parameters.
+    """Searches in the last layer of the network; the other parameters stay.
 
     Args:
         make_world: From a seed to a training world.
-        rule: What the network is put on.
-        reference: The rule that scores 1.
+        rule: What the network is put on; it scores 1.
         start: The network to begin with.
-        names: The parameters that are searched; the others stay.
         score: How good weights are on worlds that are not trained on.
         seed: Of everything.
     """
@@ -45,22 +43,20 @@ class Evolution:
         self,
         make_world: Callable[[int], World],
         rule: Rule,
-        reference: Rule,
         start: Weights,
-        names: tuple[str, ...],
         score: Callable[[Weights], float],
         seed: int,
     ) -> None:
-        self._make_world, self._rule, self._reference = make_world, rule, reference
-        self._start, self._names, self._score, self._seed = start, names, score, seed
+        self._make_world, self._rule = make_world, rule
+        self._start, self._score, self._seed = start, score, seed
         self._random = np.random.default_rng(seed)
-        self._mean = flatten(start, names)
+        self._mean = flatten(start, OUT)
         n = len(self._mean)
         self._sigma = SIGMA
         self._generation = 0
         self._path_c, self._path_s = np.zeros(n), np.zeros(n)
         self._covariance = np.diag(
-            np.concatenate([np.full(getattr(start, name).size, SCALES.get(name, 1.0) ** 2) for name in names])
+            np.concatenate([np.full(getattr(start, name).size, SCALES.get(name, 1.0) ** 2) for name in OUT])
         )
         self._set_constants(n)
         self._decompose()
@@ -87,7 +83,7 @@ class Evolution:
         """One generation."""
         first = self._seed * 1_000_000 + self._generation * WORLDS
         worlds = [self._make_world(first + i) for i in range(WORLDS)]
-        references = [episode(world, no_weights(), self._reference) for world in worlds]
+        references = [episode(world, no_weights(), self._rule) for world in worlds]
         z = self._random.normal(size=(self._pairs, len(self._mean)))
         y = (np.concatenate([z, -z]) * self._lengths) @ self._axes.T
         costs = np.empty(len(y))
@@ -124,7 +120,7 @@ class Evolution:
         self._decompose()
 
     def _weights(self, vector: Floats) -> Weights:
-        return replaced(self._start, self._names, vector)
+        return replaced(self._start, OUT, vector)
 
     def score(self) -> float:
         """See `Learner`."""

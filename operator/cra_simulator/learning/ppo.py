@@ -10,17 +10,15 @@ There is no discount: an episode's return is its mean completion time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
+from torch.nn import Parameter
 
-from cra_operator.controller.policies.network import Weights
 from cra_operator.controller.policy import Floats
 from cra_simulator.learning.acting import Actor, Step, batch, log_likelihood
-from cra_simulator.learning.episode import Rule, World
-from cra_simulator.learning.learner import Snapshot, random_state, restore_random
-from cra_simulator.learning.network import AttentionNetwork, Critic
+from cra_simulator.learning.actor_critic import CRITIC_RATE, ActorCritic, normalised
 
 EPISODES = 12
 """Of a step."""
@@ -29,55 +27,30 @@ MINIBATCH = 256
 CLIP = 0.2
 LAMBDA = 0.95
 LEARNING_RATE = 1e-3
-CRITIC_RATE = 3e-3
-MOST_GRADIENT = 0.5
 
 
-class Ppo:
-    """Actor and critic.
+class Ppo(ActorCritic):
+    """One actor, which plays whole episodes."""
 
-    Args:
-        make_world: From a seed to a training world.
-        rule: What the network is put on.
-        start: The network to begin with; its last layer is zero for the rule itself.
-        score: How good weights are.
-        seed: Of everything.
-    """
-
-    def __init__(
-        self,
-        make_world: Callable[[int], World],
-        rule: Rule,
-        start: Weights,
-        score: Callable[[Weights], float],
-        seed: int,
-    ) -> None:
-        self._score, self._random = score, np.random.default_rng(seed)
-        self._net = AttentionNetwork(start)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self._critic = Critic()
-        self._optimizer = torch.optim.Adam(
-            [
-                {"params": self._net.parameters(), "lr": LEARNING_RATE},
-                {"params": self._critic.parameters(), "lr": CRITIC_RATE},
-            ]
-        )
-        self._actor = Actor(make_world, rule, seed * 1_000_000)
+    def optimizer(self, actor: Iterable[Parameter], critic: Iterable[Parameter]) -> torch.optim.Optimizer:
+        """See `ActorCritic.optimizer`."""
+        groups = [{"params": actor, "lr": LEARNING_RATE}, {"params": critic, "lr": CRITIC_RATE}]
+        return torch.optim.Adam(groups)
 
     def step(self) -> Mapping[str, float]:
         """Some episodes, then a few passes over what they gave."""
         weights, steps = self._net.weights(), []
-        self._actor.over_rule.clear()
-        while len(self._actor.over_rule) < EPISODES:
-            steps.append(self._actor.act(weights, self._random))
+        actor = Actor(self._make_world, self._rule, self._world)
+        while len(actor.over_rule) < EPISODES:
+            steps.append(actor.act(weights, self._random))
+        self._world = actor.seed
         seen = batch(steps)
         with torch.no_grad():
             mean = self._net(seen.x, seen.y, seen.mask)
             value = self._critic(seen.x, seen.y, seen.mask, seen.left).double().numpy()
         advantage = torch.tensor(advantages(steps, value), dtype=torch.float32)
         returns = advantage + torch.tensor(value, dtype=torch.float32)
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        advantage = normalised(advantage)
         taken, before = mean + seen.noise, log_likelihood(mean, mean + seen.noise)
         gains, errors = [], []
         for _ in range(EPOCHS):
@@ -91,44 +64,15 @@ class Ppo:
                 clipped = torch.minimum(ratio * worth, ratio.clamp(1 - CLIP, 1 + CLIP) * worth)
                 gain = (clipped * part.mask).sum() / part.mask.sum()
                 error = (self._critic(part.x, part.y, part.mask, part.left) - returns[rows]).square().mean()
-                self._optimizer.zero_grad()
-                (error - gain).backward()
-                torch.nn.utils.clip_grad_norm_(self._net.parameters(), MOST_GRADIENT)
-                self._optimizer.step()
+                self._descend(error - gain)
                 gains.append(float(gain.detach()))
                 errors.append(float(error.detach()))
         return {
             "episodes": float(EPISODES),
-            "over_rule": float(np.mean(self._actor.over_rule)),
+            "over_rule": float(np.mean(actor.over_rule)),
             "gain": float(np.mean(gains)),
             "value_error": float(np.mean(errors)),
         }
-
-    def score(self) -> float:
-        """See `Learner`."""
-        return self._score(self._net.weights())
-
-    def tensors(self) -> dict[str, Floats]:
-        """See `Learner`."""
-        return self._net.weights()._asdict()
-
-    def snapshot(self) -> Snapshot:
-        """See `Learner`."""
-        return {
-            "net": {key: value.clone() for key, value in self._net.state_dict().items()},
-            "critic": {key: value.clone() for key, value in self._critic.state_dict().items()},
-            "optimizer": self._optimizer.state_dict(),
-            "world": self._actor.seed,
-            "random": random_state(self._random),
-        }
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """See `Learner`."""
-        self._net.load_state_dict(snapshot["net"])
-        self._critic.load_state_dict(snapshot["critic"])
-        self._optimizer.load_state_dict(snapshot["optimizer"])
-        self._actor.seed = snapshot["world"]
-        restore_random(self._random, snapshot["random"])
 
 
 def advantages(steps: list[Step], value: Floats) -> Floats:

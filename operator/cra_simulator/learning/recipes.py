@@ -1,7 +1,6 @@
-"""What is trained, how, and for how long: the budgets behind the weights that are shipped.
+"""What is trained, how, and for how long.
 
-`make` gives a learner for each name; `BUDGETS` are those of `make train`, in all at most an hour on two
-cores.
+`make` gives a learner for each name; `BUDGETS` are those of `make train`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from cra_operator.controller.policies.goodput import TUNED
-from cra_operator.controller.policies.network import OUT, Weights
+from cra_operator.controller.policies.network import Weights
 from cra_simulator.learning.a3c import A3c
 from cra_simulator.learning.double_dqn import DoubleDqn
 from cra_simulator.learning.env import ClusterEnv
@@ -59,11 +58,8 @@ def make(name: str, seed: int, curriculum: Lessons) -> Learner:
     """
     judge = Judge(curriculum.validation)
     begin = random_weights(0)
-    if name == "evolution":
-        return Evolution(curriculum.draw, RULE, RULE, begin, OUT, judge, seed)
-    if name in ("ppo", "a3c"):
-        kind = Ppo if name == "ppo" else A3c
-        return kind(curriculum.draw, RULE, begin, judge, seed)
+    if name in NETWORKS:
+        return NETWORKS[name](curriculum.draw, RULE, begin, judge, seed)
     if name not in CHOOSERS:
         raise ValueError(f"there is no learner {name!r}; there are {', '.join(BUDGETS)}")
     worlds = [world for found in curriculum.validation.values() for world in found]
@@ -107,11 +103,14 @@ def mean_of(outcomes: list[Outcome]) -> Outcome:
     )
 
 
+NETWORKS: Mapping[str, Callable[..., Learner]] = {"evolution": Evolution, "ppo": Ppo, "a3c": A3c}
+"""Learners of the attention network."""
 CHOOSERS: Mapping[str, Callable[..., Learner]] = {
     "q-learning": QLearning,
     "sarsa": Sarsa,
     "double-dqn": DoubleDqn,
 }
+"""Learners that choose presets."""
 BUDGETS: Mapping[str, Budget] = {
     "evolution": Budget(steps=200, check_every=20, patience=8),
     "ppo": Budget(steps=60, check_every=10, patience=8),

@@ -1,8 +1,8 @@
 """Train a policy: the same loop for every learner.
 
-`train("attention", …)` runs steps until the budget is used or nothing gets better any more, logs to
-TensorBoard, keeps a checkpoint from which an interrupted run goes on as if it had not been, and writes what
-scored best on the validation worlds as the policy's weights (`cra_operator.controller.policies.store`).
+It runs steps until the budget is used or nothing gets better any more, logs to TensorBoard, keeps a
+checkpoint from which an interrupted run goes on as if it had not been, and returns what scored best on the
+validation worlds.
 """
 
 from __future__ import annotations

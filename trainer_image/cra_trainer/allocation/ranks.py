@@ -73,10 +73,6 @@ class RankPlanner:
         self._held: Ints = np.zeros(world_size, dtype=np.int64)
         self._room: Floats = np.ones(world_size)
         self._restart()
-        self._full = self._apportion(np.ones(world_size))
-        self.allocation = strategy.allocate(self._observe_nodes())
-        self._full = self._apportion(self.allocation.shares)
-        self._pending: tuple[Ints, Allocation] | None = None
 
     @property
     def capability(self) -> Floats:
@@ -115,17 +111,17 @@ class RankPlanner:
         ranks = np.asarray(kept)
         self._held = np.where(ranks >= 0, self._held[ranks], 0)
         self._room = np.where(ranks >= 0, self._room[ranks], 1.0)
-        self._pending = None
         self._restart()
-        self._full = self._apportion(np.ones(len(kept)))
-        self.allocation = self._strategy.allocate(self._observe_nodes())
-        self._full = self._apportion(self.allocation.shares)
 
     def _restart(self) -> None:
-        """Nothing is known of how this group does."""
+        """Plan by what is known of the ranks; of how this group does, nothing is."""
         self._steps = self._since = 0
         self._patience, self._unlearned = SOON, 0.0
         self._forget_steps()
+        self._pending: tuple[Ints, Allocation] | None = None
+        self._full = self._apportion(np.ones(self._world_size))
+        self.allocation = self._strategy.allocate(self._observe_nodes())
+        self._full = self._apportion(self.allocation.shares)
 
     def rebatch(self, batch_size: int) -> None:
         """Plan for another global batch; every rank does so after the same step."""

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import TensorDataset
 
 import cra_trainer
@@ -92,9 +91,8 @@ def main() -> None:
         model.train()
         for x, labels in session.batches(train):
             session.backward(functional.cross_entropy(model(x), labels))
-            # Gradients through many steps may explode; here they are those of the whole batch already.
-            clip_grad_norm_(model.parameters(), 1.0)
-            session.step()
+            # Gradients through many steps may explode.
+            session.step(clip_norm=1.0)
         images.evaluate(session, model, test, classes)
 
     session.finish()
