@@ -4,7 +4,9 @@ The machine's speed wanders by more than what is to be measured. So the sides ta
 step is compared with the one of the reference beside it, and the figure is the median of those ratios.
 """
 
+import math
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +17,10 @@ from typing import Any
 from torch import distributed as dist
 
 from benchmarks.local_group import free_port
+
+# Memory that a step gives back stays with the process: else the kernel clears pages in every step, which
+# takes longer than what is measured and varies more.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
 # Wall-clock and CPU seconds of a step.
 Pair = tuple[float, float]
@@ -90,8 +96,11 @@ def mean_overhead(runs: Sequence[Times], mine: str, reference: str, clock: Clock
 
 
 def _percents(mine: Sequence[Pair], reference: Sequence[Pair], clock: Clock) -> list[float]:
-    """How much longer each step took than the one beside it."""
-    return [100 * (a[clock] / b[clock] - 1) for a, b in zip(mine, reference, strict=True)]
+    """How much longer each step took than the one beside it, as a logarithm times a hundred.
+
+    Ratios of times that vary alike have a mean above 1 (Jensen); their logarithms have one of 0.
+    """
+    return [100 * math.log(a[clock] / b[clock]) for a, b in zip(mine, reference, strict=True)]
 
 
 def rows(times: Times, reference: str) -> list[tuple[str, str, str, str, str]]:
@@ -118,6 +127,7 @@ HEADER = ("training", "ms per step", "CPU ms", "overhead %", "middle half of the
 def run_ranks(target: Callable[[int, int, Any], None], *, ranks: int) -> Any:
     """Run `target(rank, port, results)` in fresh processes; returns what one has put into results."""
     port = free_port()
+    os.environ |= KEEP_MEMORY
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     processes = [context.Process(target=target, args=(rank, port, results)) for rank in range(ranks)]

@@ -35,7 +35,7 @@ from benchmarks.torchrun_group import TUNING, TorchrunGroup
 SMALL, LARGE = (0, 1), (2, 3)
 ROUNDS, TORCHRUN_ROUNDS = 5, 3
 SETTLE = 10  # steps at a size before the next change
-IDLE_RANKS, IDLE_RUNS, IDLE_ROUNDS, WARM_UP = 2, 6, 128, 50
+IDLE_RANKS, IDLE_RUNS, IDLE_ROUNDS, WARM_UP = 2, 8, 112, 20
 
 CONFIG = {
     "training": {"batchSize": task.BATCH, "epochs": 10**6},

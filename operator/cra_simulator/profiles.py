@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,7 @@ class Profile:
         placements = read_measurements(folder, "placements.csv", ("placement", *_TIMES))
         shapes = placements["placement"].astype(np.int64)
         self._measured: dict[int, Floats] = {}
+        self._interpolated: dict[tuple[int, int, int], tuple[float, float]] = {}
         for shape in np.unique(shapes):
             rows = shapes == shape
             columns = [placements[name][rows] for name in _TIMES]
@@ -102,9 +103,16 @@ class Profile:
         if measured is not None:
             batches, step, sync = measured
             return float(np.interp(local_batch, batches, step)), float(np.interp(local_batch, batches, sync))
+        point = len(shape), sum(shape), local_batch
+        if point not in self._interpolated:
+            self._interpolated[point] = self._interpolate(point)
+        return self._interpolated[point]
+
+    def _interpolate(self, point: tuple[int, int, int]) -> tuple[float, float]:
+        """The two at so many nodes and GPUs and a local batch: beyond what was measured it takes 10 ms."""
         if self._between is None:
             return math.nan, math.nan
-        step, sync = self._between([len(shape), sum(shape), local_batch])[0]
+        step, sync = self._between([*point])[0]
         return float(step), float(sync)
 
     @cached_property
@@ -235,15 +243,17 @@ def tuned_tables(jobs: Iterable[TraceJob], sizes: Sizes, profiles: Path) -> tupl
     Returns:
         The tables, and the name of each job's table.
     """
-    known: dict[str, Profile] = {}
     tables: dict[str, RateTable] = {}
     table_of = {}
     for job in jobs:
         name = table_of[job.name] = f"{job.application}, batch {job.batch_size}"
         if name not in tables:
-            profile = known.setdefault(job.application, Profile(profiles / job.application))
-            tables[name] = profile.table(sizes, job.batch_size)
+            tables[name] = _read(profiles / job.application).table(sizes, job.batch_size)
     return RateTables(sizes=sizes, tables=tables), table_of
+
+
+# One for all workloads of a process: reading takes a tenth of a second, interpolating several.
+_read = cache(Profile)
 
 
 def _columns(table: dict[str, Floats], *names: str) -> Sequence[Floats]:

@@ -69,7 +69,7 @@ def beside_one_process(record: Record, tokens: bool, at_most: int | None, clip_n
                 nn.utils.clip_grad_norm_(single.parameters(), clip_norm)
             alone.step()
             record["weights"].append(distance(inner, single))
-            record["losses"].append((session._account._loss, float(loss.detach())))
+            record["losses"].append((session._account.loss, float(loss.detach())))
             record["steps"] += 1
     noise = session._batching.noise.value
     record["noise"] = None if noise is None else (noise.trace, noise.square)

@@ -11,7 +11,6 @@ from cra_trainer.allocation.shares import Floats
 from cra_trainer.allocation.strategies import make_strategy
 from cra_trainer.batching import Batching
 from cra_trainer.config import Training
-from cra_trainer.parallel import StepReport
 from cra_trainer.state import Position
 from cra_trainer.telemetry import Readings
 
@@ -77,28 +76,9 @@ def test_the_metrics_and_the_log_of_rank_0_name_the_straggler(caplog: pytest.Log
         Readings(rank=0, world_size=4, generation=1), group, Batching(Training(), world_size=4), epochs=1
     )
     with caplog.at_level("INFO", logger="cra_trainer"):
-        leader.take(report())
+        leader.note_stragglers()
         train(group, EQUAL, seconds=40)
-        leader.take(report())
+        leader.note_stragglers()
     slow, recovered = (record.message for record in caplog.records)
     assert slow.startswith("rank 2 is slow for good: 33")
     assert recovered == "rank 2 is no longer slow"
-
-
-def report() -> StepReport:
-    n = np.zeros(4)
-    return StepReport(
-        total=400,
-        rows=np.full(4, 100),
-        seconds=n,
-        loss=0.0,
-        leaving=n > 0,
-        change=False,
-        digests=n,
-        room=n + 1,
-        took=None,
-        gradients=None,
-        measuring_cost=0.0,
-        compute_seconds=0.0,
-        communication_seconds=0.0,
-    )

@@ -37,14 +37,15 @@ class Account:
         self._epochs = epochs
         self.size = 0
         self.rate, self._first = progress.Rate(), True
-        self._loss: float | None = None
+        # The last step of this group; and the loss of the last of the one before.
+        self._report: StepReport | None = None
+        self._earlier_loss: float | None = None
         self._factor: float | None = None
         self.performance: Floats | None = None
         self.finished = False
         # The size of the group before this one, until its first step is done; and when the last step was.
         self._before: int | None = None
         self._stragglers: frozenset[int] = frozenset()
-        self._room: Floats | None = None
         self._ended: float | None = None
 
     def enter(self, rank: int, world_size: int, generation: int) -> None:
@@ -56,7 +57,7 @@ class Account:
         # What another group reached says nothing of this one.
         self.rate, self._first = progress.Rate(), True
         self.performance = None
-        self._stragglers, self._room = frozenset(), None
+        self._stragglers, self._earlier_loss, self._report = frozenset(), self.loss, None
 
     def step(self, *, rows: int, total: int, seconds: float, number: int, factor: float) -> None:
         """This rank trained `rows` of a global batch of `total` rows in `seconds`, with so many times the
@@ -83,10 +84,17 @@ class Account:
 
     def take(self, report: StepReport) -> None:
         """A step was reduced."""
-        self._loss = report.loss
+        self._report = report
         self._readings.compute_seconds = report.compute_seconds
         self._readings.communication_seconds = report.communication_seconds
-        self._room = report.room
+
+    @property
+    def loss(self) -> float | None:
+        """The global mean loss of the last step."""
+        return self._earlier_loss if self._report is None else self._report.loss
+
+    def note_stragglers(self) -> None:
+        """The ranks were measured anew."""
         slow = frozenset(np.flatnonzero(self._planner.stragglers).tolist())
         if slow != self._stragglers:
             self._name_stragglers(slow)
@@ -105,8 +113,9 @@ class Account:
         readings.share_ratio = float(self._shares[rank])
         readings.weight_ratio = float(self._planner.allocation.weights[rank])
         readings.straggler = float(self._planner.stragglers[rank])
-        if self._room is not None:
-            readings.memory_headroom_ratio = float(self._room[rank])
+        report = self._report
+        if report is not None:
+            readings.memory_headroom_ratio = float(report.room[rank])
         readings.capability_samples_per_second = float(self._planner.capability[rank]) or None
         if self.performance is not None and not np.isnan(self.performance[rank]):
             readings.performance = float(self.performance[rank])
@@ -130,15 +139,15 @@ class Account:
             epochs=self._epochs,
             size=self.size,
             rate=self.rate.value,
-            loss=self._loss,
+            loss=self.loss,
             done=self.finished,
         )
 
     def curves(self) -> dict[str, float]:
         """What to draw of the step that was taken."""
         curves = {"train/batch_size": float(self._batching.size), "train/ranks": float(len(self._shares))}
-        if self._loss is not None:
-            curves["train/loss"] = self._loss
+        if (loss := self.loss) is not None:
+            curves["train/loss"] = loss
         if self.rate.value is not None:
             curves["train/samples_per_second"] = self.rate.value
         # More curves than these nobody tells apart.

@@ -53,32 +53,105 @@ class Column(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepReport:
-    """A reduced step: what all ranks told, [world_size], and how this one's time was spent.
+class Last:
+    """What is told of the last step in the table of the next one.
 
     Attributes:
-        total: Rows of the step's global batch.
-        rows: The rows that `seconds` were spent on.
-        leaving: Whether each rank wants to leave after this step.
-        change: Whether newcomers wait to be taken in after it.
-        took: Rows of the step before and the seconds that all of it took; None where that is not known.
-        gradients: What was measured of the gradients of the step before.
-        measuring_cost: Time that it took, in steps, where it took most.
+        rows: Its global batch.
+        period: Its duration; 0 where that is not known.
+        norms: What `Probe` measured, and of how many parts and rows that is.
     """
 
-    total: int
+    rows: int = 0
+    period: float = 0.0
+    norms: Tensor | None = None
+    of: tuple[int, int] | None = None
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """A reduced step: what all ranks told, and how this one's time was spent.
+
+    Most of it nobody asks for in most steps, and what is computed between two steps finds its memory cold:
+    so the answers are made when they are asked for.
+
+    Attributes:
+        rows: The rows that `seconds` were spent on, [world_size].
+        trained: Those of this step.
+        table: What each rank told, [world_size, columns].
+        before: What this rank told of the step before.
+    """
+
     rows: Ints
-    seconds: Floats
-    loss: float
-    leaving: npt.NDArray[np.bool_]
-    change: bool
-    digests: Floats
-    room: Floats
-    took: tuple[int, float] | None
-    gradients: Gradients | None
-    measuring_cost: float
+    trained: Ints
+    table: Floats
+    before: Last
     compute_seconds: float
     communication_seconds: float
+
+    @property
+    def total(self) -> int:
+        """Rows of the step's global batch."""
+        return int(self.trained.sum())
+
+    @property
+    def seconds(self) -> Floats:
+        """What each rank computed for."""
+        return self.table[:, Column.SECONDS]
+
+    @property
+    def loss(self) -> float:
+        """The global mean loss."""
+        terms = float(self.table[:, Column.COUNT].sum())
+        return float(self.table[:, Column.LOSS].mean()) * (self.total / terms if terms else 1.0)
+
+    @property
+    def calls(self) -> bool:
+        """Whether anything was told that ranks must act on together."""
+        return bool(self.table[:, Column.LEAVING : Column.DIGEST + 1].any())
+
+    @property
+    def leaving(self) -> npt.NDArray[np.bool_]:
+        """Whether each rank wants to leave after this step."""
+        return np.asarray(self.table[:, Column.LEAVING] > 0)
+
+    @property
+    def change(self) -> bool:
+        """Whether newcomers wait to be taken in after it."""
+        return bool(self.table[:, Column.CHANGE].any())
+
+    @property
+    def digests(self) -> Floats:
+        """Of each rank's pending plan."""
+        return self.table[:, Column.DIGEST].round()
+
+    @property
+    def room(self) -> Floats:
+        """The part of its memory that each rank has had left."""
+        return self.table[:, Column.ROOM]
+
+    @property
+    def took(self) -> tuple[int, float] | None:
+        """Rows of the step before and the seconds that all of it took; None where that is not known."""
+        period = float(self.table[0, Column.PERIOD])
+        return (self.before.rows, period) if period > 0 else None
+
+    @property
+    def gradients(self) -> Gradients | None:
+        """What was measured of the gradients of the step before."""
+        if self.before.of is None:
+            return None
+        parts, rows = self.before.of
+        # Python's sum adds in one order on every machine.
+        local = sum(float(norm) * float(norm) for norm in self.table[:, Column.OWN])
+        whole = float(self.table[0, Column.WHOLE])
+        return Gradients(parts=parts, rows=rows, local=local, whole=whole * whole)
+
+    @property
+    def measuring_cost(self) -> float:
+        """Time that it took, in steps, where it took most."""
+        return float(self.table[:, Column.COST].max())
 
 
 class Stopwatch:
@@ -108,23 +181,6 @@ class Stopwatch:
         return float(a.elapsed_time(b)) / 1000
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Last:
-    """What is told of the last step in the table of the next one.
-
-    Attributes:
-        rows: Its global batch.
-        period: Its duration; 0 where that is not known.
-        norms: What `Probe` measured, and of how many parts and rows that is.
-    """
-
-    rows: int = 0
-    period: float = 0.0
-    norms: Tensor | None = None
-    of: tuple[int, int] | None = None
-    cost: float = 0.0
-
-
 @dataclass(kw_only=True)
 class _Step:
     """A step under way."""
@@ -132,7 +188,7 @@ class _Step:
     rows: Ints
     measured_rows: Ints
     watch: Stopwatch
-    before: _Last
+    before: Last
     root: Tensor
     loss: Tensor | None = None
     count: float | None = None
@@ -168,19 +224,6 @@ class _WithTable(nn.Module):
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         return self.model(*inputs, **kwargs)
-
-
-class _Root(torch.autograd.Function):
-    """A zero to start a backward pass from; the table's gradient is what `tell` returns then."""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, tell: Callable[[], Tensor]) -> Tensor:
-        ctx.tell = tell
-        return table.new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
-        return ctx.tell(), None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +271,7 @@ class Reducer:
         self._unread: deque[_Step] = deque()
         self._last_compute = 0.0
         self._last_rows: Ints = np.zeros(0, dtype=np.int64)
-        self._last = _Last()
+        self._last = Last()
         self._ended: float | None = None
         self._probe: Probe | None = None
         self.failed = False
@@ -240,6 +283,7 @@ class Reducer:
         self._last_rows = np.zeros(group.world_size, dtype=np.int64)
         ids = [group.device.index] if self._cuda else None
         self._table = nn.Parameter(torch.zeros(group.world_size, len(Column), device=group.device))
+        self._table.register_hook(self._tell)  # type: ignore[no-untyped-call]
         wrapped = _WithTable(self._model, self._table)
         self._ddp = DistributedDataParallel(wrapped, device_ids=ids, init_sync=False)
         self._probe = Probe(self._model.parameters(), rank=group.rank, world_size=group.world_size)
@@ -248,7 +292,7 @@ class Reducer:
         """Let go of the group, before its connections are taken down."""
         self._ddp = self._table = self._step = self._probe = None
         self._unread.clear()
-        self._last = _Last()
+        self._last = Last()
         self.rest()
         self.failed = False
 
@@ -272,7 +316,7 @@ class Reducer:
             measured_rows=self._last_rows if self._cuda else rows,
             watch=Stopwatch(self._cuda),
             before=self._last,
-            root=_Root.apply(self._table, self._tell),
+            root=self._table.sum(),
         )
         self._step.watch.mark()
 
@@ -359,7 +403,7 @@ class Reducer:
         assert step is not None
         assert probe is not None
         period = 0.0 if self._ended is None else now - self._ended
-        self._last = _Last(
+        self._last = Last(
             rows=int(step.rows.sum()),
             period=period,
             norms=probe.told,
@@ -376,48 +420,33 @@ class Reducer:
         communication = step.watch.between(1, 2)
         self._last_compute, self._last_rows = step.watch.between(0, 1), step.rows
         # Each row is the mean of what its rank wrote and the others' zeros.
-        table = step.table.double().numpy() * step.table.shape[0]
-        before, gradients = step.before, None
-        if before.of is not None:
-            parts, rows = before.of
-            # Python's sum adds in one order on every machine.
-            local = sum(float(norm) * float(norm) for norm in table[:, Column.OWN])
-            whole = float(table[0, Column.WHOLE])
-            gradients = Gradients(parts=parts, rows=rows, local=local, whole=whole * whole)
-        period = float(table[0, Column.PERIOD])
-        total, terms = int(step.rows.sum()), float(table[:, Column.COUNT].sum())
+        table = np.multiply(step.table.numpy(), len(step.table), dtype=np.float64)
         return StepReport(
-            total=total,
             rows=step.measured_rows,
-            seconds=table[:, Column.SECONDS],
-            loss=float(table[:, Column.LOSS].mean()) * (total / terms if terms else 1.0),
-            leaving=table[:, Column.LEAVING] > 0,
-            change=bool(table[:, Column.CHANGE].any()),
-            digests=table[:, Column.DIGEST].round(),
-            room=table[:, Column.ROOM],
-            took=(before.rows, period) if period > 0 else None,
-            gradients=gradients,
-            measuring_cost=float(table[:, Column.COST].max()),
+            trained=step.rows,
+            table=table,
+            before=step.before,
             compute_seconds=self._last_compute,
             communication_seconds=communication,
         )
 
-    def _tell(self) -> Tensor:
-        """This rank's gradient of the table, when those of the model are done."""
+    def _tell(self, _: Tensor) -> Tensor:
+        """The gradient of the table, when those of the model are done: what this rank tells, in its row."""
         step, group, signals = self._step, self._group, self._signals
-        if step is None or step.loss is None or group is None:
-            raise RuntimeError("backward() of the loss: call session.backward(loss) instead")
+        assert step is not None
+        assert step.loss is not None
+        assert group is not None
         step.watch.mark()
         signals.reducing()
         # The time that a GPU took is known when it has passed the event, so there it is the last step's.
         seconds = self._last_compute if self._cuda else step.watch.between(0, 1)
         flags = float(signals.leaving()), float(signals.change()), float(signals.digest())
         before = step.before
-        table = torch.zeros(group.world_size, len(Column), device=group.device)
-        mine = table[group.rank]
         rest = before.period, 0.0, 0.0, before.cost, step.count or 0.0, signals.room()
-        mine.copy_(torch.tensor([seconds, 0.0, *flags, *rest]))
-        mine[Column.LOSS] = step.loss
+        mine = torch.tensor([seconds, 0.0, *flags, *rest])
+        table = torch.zeros(group.world_size, len(Column), device=group.device)
+        table[group.rank] = mine
+        table[group.rank, Column.LOSS] = step.loss
         if before.norms is not None:
-            mine[Column.OWN : Column.COST] = before.norms
+            table[group.rank, Column.OWN : Column.COST] = before.norms
         return table

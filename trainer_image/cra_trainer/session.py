@@ -71,7 +71,7 @@ from cra_trainer.keeper import Keeper
 from cra_trainer.measures import Measure, flatten, merge, performances
 from cra_trainer.memory import Room
 from cra_trainer.optimizers import divides_by_root, scaled
-from cra_trainer.parallel import Reducer, Signals
+from cra_trainer.parallel import Reducer, Signals, StepReport
 from cra_trainer.tracking import Tracker
 
 log = logging.getLogger("cra_trainer")
@@ -381,24 +381,31 @@ class Session:
         )
         report = reducer.end()
         if report is not None:
-            self._account.take(report)
-            started = time.perf_counter()
-            self._planner.observe(report.rows, report.seconds, report.digests, report.room)
-            self._process.readings.allocator_seconds = time.perf_counter() - started
-            self._batching.observe(
-                rows=report.total,
-                took=report.took,
-                gradients=report.gradients,
-                cost=report.measuring_cost,
-            )
-            self._planner.rebatch(self._batching.size)
-            self._stop = self._stop or bool(report.leaving[0])
-            self._change = self._change or report.change or bool(report.leaving.any())
-            self._leave = self._leave or bool(report.leaving[self.rank])
+            self._take(report)
         if self._tracker.due:
             rate = {"train/learning_rate": float(parts.optimizer.param_groups[0]["lr"]) * factor}
             self._tracker.write(self._position.cursor.step, self._account.curves() | rate)
         return True
+
+    def _take(self, report: StepReport) -> None:
+        """What all ranks told each other in a step."""
+        self._account.take(report)
+        started = time.perf_counter()
+        measured = self._planner.observe(report.rows, report.seconds, report.digests, report.room)
+        self._process.readings.allocator_seconds = time.perf_counter() - started
+        if measured:
+            self._account.note_stragglers()
+        self._batching.observe(
+            rows=report.total,
+            took=report.took,
+            gradients=report.gradients,
+            cost=report.measuring_cost,
+        )
+        self._planner.rebatch(self._batching.size)
+        if report.calls:
+            self._stop = self._stop or bool(report.leaving[0])
+            self._change = self._change or report.change or bool(report.leaving.any())
+            self._leave = self._leave or bool(report.leaving[self.rank])
 
     def shard(
         self,

@@ -36,7 +36,7 @@ WARM_UP = 2
 # Whole numbers up to this are exact in every floating type that gradients come in, bfloat16 included.
 DIGESTS = 256
 GAIN = 0.01
-# Seconds of steps that make a measurement, for one costs 0.06 ms.
+# Seconds of steps that make a measurement, for one costs 0.2 ms; more while nothing happens.
 POOL = 0.05
 # Measurements before the first look at a plan, and between two looks later; one costs 0.3 ms.
 SOON, SELDOM = 3, 12
@@ -148,7 +148,7 @@ class RankPlanner:
         lo = 1 if self.batch_size >= self._world_size else 0
         return apportion(shares, self.batch_size, lo=lo)
 
-    def observe(self, rows: Ints, seconds: Floats, digests: Floats, room: Floats | None = None) -> None:
+    def observe(self, rows: Ints, seconds: Floats, digests: Floats, room: Floats | None = None) -> bool:
         """Take in one step's numbers of all ranks, the same on every rank, and plan when it is time.
 
         Args:
@@ -156,34 +156,45 @@ class RankPlanner:
             seconds: Seconds that each rank computed.
             digests: `digest` of each rank when the step was reduced.
             room: Part of its memory that each rank has had left at its fullest; None where nobody measured.
+
+        Returns:
+            Whether the ranks were measured anew.
         """
-        self._agree(digests)
+        if digests.any():
+            self._agree(digests)
         self._steps += 1
-        self._held = np.maximum(self._held, rows)
         if room is not None:
             self._room = room
         # A smaller last batch measures mostly the fixed cost of a step.
-        if self._steps <= WARM_UP or not rows.all() or rows.sum() != self.batch_size:
-            return
+        if self._steps <= WARM_UP or not (rows is self._full or self._is_full(rows)):
+            return False
+        # NB: this comes between any two steps, when the processor's caches hold gradients: all else can wait.
         self._recent.append((rows, seconds))
-        self._pool += seconds
-        self._pool_rows += rows
         self._pooled += 1
-        longest = float(seconds.max())
-        self._pool_seconds += longest
-        self._unlearned += longest
-        if self._pool_seconds >= POOL:
-            self._measure()
+        self._pool_seconds += float(seconds.max())
+        if self._pool_seconds < POOL * self._patience / SOON:
+            return False
+        self._measure()
+        return True
+
+    def _is_full(self, rows: Ints) -> bool:
+        """Whether this is a full batch in which each rank has a part."""
+        return bool(rows.all()) and int(rows.sum()) == self.batch_size
 
     def _measure(self) -> None:
         """Take in the steps since the last measurement."""
-        changed = self._tracker.update(self._pool_rows, self._pool)
+        pooled = self._recent[-self._pooled :]
+        rows = np.sum([of for of, _ in pooled], axis=0)
+        seconds = np.sum([of for _, of in pooled], axis=0)
+        self._held = np.maximum(self._held, np.max([of for of, _ in pooled], axis=0))
+        changed = self._tracker.update(rows, seconds)
         if changed.any():
             self._patience = SOON
             self._fixed.forget(changed)
-        self._fixed.observe(self._pool_rows / self._pooled, self._pool / self._pooled)
+        self._fixed.observe(rows / self._pooled, seconds / self._pooled)
         self._stragglers.observe(self._tracker.log_speed, self._pool_seconds)
-        self._slack += 0.2 * (1 - self._pool / self._pool_seconds - self._slack)
+        self._slack += 0.2 * (1 - seconds / self._pool_seconds - self._slack)
+        self._unlearned += self._pool_seconds
         self._empty_pool()
         del self._recent[:-LEARNED]
         self._since += 1
@@ -192,8 +203,6 @@ class RankPlanner:
             self._look()
 
     def _empty_pool(self) -> None:
-        self._pool: Floats = np.zeros(self._world_size)
-        self._pool_rows: Ints = np.zeros(self._world_size, dtype=np.int64)
         self._pooled, self._pool_seconds = 0, 0.0
 
     def _forget_steps(self) -> None:
@@ -203,8 +212,6 @@ class RankPlanner:
 
     def _agree(self, digests: Floats) -> None:
         """Adopt the pending plan when all ranks have the same one; forget it when they differ."""
-        if not digests.any():
-            return
         if self._pending is not None and (digests == self.digest).all():
             before = self._full
             self._full, self.allocation = self._pending
