@@ -44,6 +44,9 @@ class Batch:
     def __post_init__(self) -> None:
         mine = self.mine
         count = -(-mine // self.largest) if self.largest and mine else 1
+        if count == 1:
+            self.sizes = [mine]
+            return
         # Nearly equal ones, so that none is so small that it costs more than it is worth.
         self.sizes = [len(part) for part in np.array_split(np.arange(mine), count)]
 
@@ -60,6 +63,8 @@ class Batch:
     @property
     def slot(self) -> tuple[Ints, int]:
         """The piece, as the part of one among others: (rows of each, which one)."""
+        if len(self.sizes) == 1:
+            return self.rows, self.rank
         before = int(self.rows[: self.rank].sum()) + sum(self.sizes[: self.piece])
         return np.array([before, self.sizes[self.piece]]), 1
 

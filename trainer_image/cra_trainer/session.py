@@ -390,19 +390,21 @@ class Session:
     def _take(self, report: StepReport) -> None:
         """What all ranks told each other in a step."""
         self._account.take(report)
+        calls, gradients = report.calls, report.gradients
         started = time.perf_counter()
-        measured = self._planner.observe(report.rows, report.seconds, report.digests, report.room)
+        digests = report.digests if calls else None
+        measured = self._planner.observe(report.rows, report.seconds, digests, report.room)
         self._process.readings.allocator_seconds = time.perf_counter() - started
         if measured:
             self._account.note_stragglers()
         self._batching.observe(
             rows=report.total,
             took=report.took,
-            gradients=report.gradients,
-            cost=report.measuring_cost,
+            gradients=gradients,
+            cost=0.0 if gradients is None else report.measuring_cost,
         )
         self._planner.rebatch(self._batching.size)
-        if report.calls:
+        if calls:
             self._stop = self._stop or bool(report.leaving[0])
             self._change = self._change or report.change or bool(report.leaving.any())
             self._leave = self._leave or bool(report.leaving[self.rank])

@@ -148,19 +148,21 @@ class RankPlanner:
         lo = 1 if self.batch_size >= self._world_size else 0
         return apportion(shares, self.batch_size, lo=lo)
 
-    def observe(self, rows: Ints, seconds: Floats, digests: Floats, room: Floats | None = None) -> bool:
+    def observe(
+        self, rows: Ints, seconds: Floats, digests: Floats | None = None, room: Floats | None = None
+    ) -> bool:
         """Take in one step's numbers of all ranks, the same on every rank, and plan when it is time.
 
         Args:
             rows: Rows that each rank trained.
             seconds: Seconds that each rank computed.
-            digests: `digest` of each rank when the step was reduced.
+            digests: `digest` of each rank when the step was reduced; None where all are 0.
             room: Part of its memory that each rank has had left at its fullest; None where nobody measured.
 
         Returns:
             Whether the ranks were measured anew.
         """
-        if digests.any():
+        if digests is not None and digests.any():
             self._agree(digests)
         self._steps += 1
         if room is not None:
