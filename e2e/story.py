@@ -1,12 +1,14 @@
 """Two jobs and the controller: one grows into idle GPUs, gives way to an urgent one, and grows again.
 
-Nobody sets a size. Every move is told as it happens, with the reason that the controller gives.
+Nobody sets a size until, at the end, somebody does by `kubectl scale`. Every move is told as it happens, with
+the reason that the controller gives.
 """
 
 import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import yaml
@@ -65,12 +67,12 @@ def manifests(gpus: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     volume = {"intervalSeconds": 10, "volume": {"size": "1Gi"}}
     steady = job(STEADY, epochs=2000, least=max(1, gpus // 4), most=gpus, checkpoint=volume)
     half = max(1, gpus // 2)
-    urgent = job(URGENT, epochs=6, least=half, most=half, priorityClassName=URGENT)
+    urgent = job(URGENT, epochs=4, least=half, most=half, priorityClassName=URGENT)
     return [steady], [priority_class(URGENT), urgent]
 
 
 def run(reach: Reach, say: Callable[[str], None]) -> Job:
-    """Play the story; returns the urgent job when it has finished and the steady one has grown again.
+    """Play the story; returns the urgent job, which has finished; the steady one still trains.
 
     Raises:
         NotReached: A job did not do its part.
@@ -86,6 +88,10 @@ def run(reach: Reach, say: Callable[[str], None]) -> Job:
         _apply(reach, urgent)
         done = reach.wait_finished(URGENT)
         reach.wait_job(STEADY, lambda seen: _trains_on(seen, gpus))
+        for size in (low, high, max(1, gpus // 2)):
+            say(f"kubectl scale crj/{STEADY} --replicas={size}")
+            reach.kubectl("scale", f"crj/{STEADY}", f"--replicas={size}")
+            reach.wait_job(STEADY, partial(_trains_on, gpus=size))
     return done
 
 

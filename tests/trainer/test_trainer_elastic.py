@@ -106,6 +106,18 @@ def test_ranks_that_come_and_leave_lose_and_repeat_no_sample(tmp_path: Path, tra
             assert by_weights[line["weights"]] == (line["moments"], line["rate"])
 
 
+def test_ranks_that_are_sent_away_together_leave_in_one_change(tmp_path: Path, trace: Trace) -> None:
+    with train(trace, tmp_path) as training:
+        ranks = training.start(0, 1, 2, 3, size=4)
+        trace.wait_for_group(ranks[0].pid, 4)
+        for rank in ranks[2:]:
+            os.kill(rank.pid, signal.SIGTERM)
+            time.sleep(0.05)
+        assert end(ranks) == [0, 0, 143, 143]
+    assert len(trace.pauses(ranks[0].pid)) == 1
+    assert trace.trained() == all_once()
+
+
 def test_a_training_that_was_resized_comes_to_the_parameters_of_one_of_fixed_size(
     tmp_path: Path, trace: Trace
 ) -> None:

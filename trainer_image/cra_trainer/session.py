@@ -36,8 +36,8 @@ The contract:
 - When a rank other than 0 dies, the others do the turn that it broke once more, without it. What the script
   does between `backward` and the next turn is done again too; prepared extras are put back before.
 - A checkpoint holds a whole turn of the loop, with whatever the script does after `step`.
-- A rank that gets SIGTERM leaves after its turn: the loop raises ``SystemExit(143)``. When rank 0 gets it,
-  all ranks leave once it has saved a checkpoint.
+- A rank that gets SIGTERM leaves a moment later, after a turn: the loop raises ``SystemExit(143)``. When rank
+  0 gets it, all ranks leave once it has saved a checkpoint.
 - Random numbers (torch, random, NumPy) are seeded for each step from the job's seed, the step and the rank.
 """
 
@@ -75,6 +75,10 @@ from cra_trainer.parallel import Reducer, Signals, StepReport
 from cra_trainer.tracking import Tracker
 
 log = logging.getLogger("cra_trainer")
+
+# Seconds of steps from the first word of leaving to the change: pods that are sent away together hear of it
+# one after the other, and shall make one change.
+NOTICE = 0.2
 
 
 class SessionError(RuntimeError):
@@ -124,6 +128,7 @@ class Session:
         self._undo: state.Undo | None = None
         self._reported = 0
         self._stop = self._change = self._leave = self._cut = False
+        self._notice = 0.0
 
     @property
     def rank(self) -> int:
@@ -239,6 +244,7 @@ class Session:
         reducer.detach()
         # Who still wants to leave says so again after the next step.
         self._stop = self._change = self._leave = False
+        self._notice = 0.0
         self._enter(self._membership.next(self._position.standing, broken=broken))
 
     def epochs(self) -> Iterator[int]:
@@ -406,8 +412,11 @@ class Session:
         self._planner.rebatch(self._batching.size)
         if calls:
             self._stop = self._stop or bool(report.leaving[0])
-            self._change = self._change or report.change or bool(report.leaving.any())
-            self._leave = self._leave or bool(report.leaving[self.rank])
+            self._change = self._change or report.change
+        if calls and report.leaving.any():
+            self._notice += float(report.seconds.max())
+            if self._notice >= NOTICE:
+                self._change, self._leave = True, bool(report.leaving[self.rank])
 
     def shard(
         self,
