@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from cra_trainer.allocation.explain import draw
+from cra_trainer.allocation.explain import draw, draw_layers
+from cra_trainer.allocation.layers import LayerCut
 from cra_trainer.allocation.ranks import RankPlanner
 from cra_trainer.allocation.strategies import make_strategy
 
@@ -61,3 +64,27 @@ def test_the_picture_is_an_image_with_something_in_it(tmp_path: Path) -> None:
     draw(trained().explain(), tmp_path / "ranks.png")
     assert (tmp_path / "ranks.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (tmp_path / "ranks.png").stat().st_size > 10_000
+
+
+def test_the_layers_tell_the_attention_behind_each_cut_and_have_a_picture(tmp_path: Path) -> None:
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
+    layers, optimizer = LayerCut(model, 0.4), torch.optim.SGD(model.parameters(), lr=0.01)
+    with pytest.raises(ValueError, match="nothing was decided"):
+        draw_layers({"layers": layers.explain()}, "never.png")
+    for done in range(1, 101):
+        model(torch.randn(4, 8)).square().mean().backward()
+        layers.follow(optimizer, done / 100)
+        optimizer.step()
+        optimizer.zero_grad()
+    told = json.loads(json.dumps(layers.explain()))
+    assert told["blocks"] == ["0", "1", "2", "3"]
+    assert sum(told["cost"]) == pytest.approx(1)
+    cut = 0
+    for one in told["decisions"]:
+        # What is frozen when a decision is made gets none, and the others share all of it.
+        assert one["attention"][:cut] == [0.0] * cut
+        assert sum(one["attention"]) == pytest.approx(1, abs=1e-3)
+        cut = one["cut"]
+    assert cut == layers.cut > 0
+    draw_layers({"layers": told}, tmp_path / "layers.png")
+    assert (tmp_path / "layers.png").stat().st_size > 10_000

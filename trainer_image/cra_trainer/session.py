@@ -200,7 +200,7 @@ class Session:
         self._prepared = parts, reducer
         self._process.progress = self._describe
         self._enter(self._membership.join(self._position.standing))
-        self._process.refresh, self._process.allocation = self._publish, self._planner.explain
+        self._process.refresh, self._process.allocation = self._publish, self._explain
         self._process.readings.ready = True
         return reducer.replica, optimizer
 
@@ -555,6 +555,10 @@ class Session:
         self._account.publish(self._position)
         self._process.readings.peak_memory_bytes = self._room.fullest
         self._keeper.publish()
+
+    def _explain(self) -> dict[str, Any]:
+        layers = self._prepared[0].layers if self._prepared is not None else None
+        return {**self._planner.explain(), **({} if layers is None else {"layers": layers.explain()})}
 
     def _describe(self) -> dict[str, Any]:
         return {**self._account.describe(self._position), **self._keeper.describe()}

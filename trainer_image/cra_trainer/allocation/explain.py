@@ -1,14 +1,18 @@
-"""Why each rank has the share that it has: as data, in words, and as a picture.
+"""Why each rank has the share that it has, and which layers train: as data, in words, and as pictures.
 
-The data is one JSON object; every process serves it at ``/allocation`` of its metrics port. The picture shows
-the same in four parts: what attention saw, how the ranks looked at each other, how the job's demand looked at
-them, and the shares that came of it. It needs matplotlib::
+The data is one JSON object; every process serves it at ``/allocation`` of its metrics port. The picture of
+the ranks shows the same in four parts: what attention saw, how the ranks looked at each other, how the job's
+demand looked at them, and the shares that came of it. That of the layers, where a job has a budget for them,
+shows the attention that each got over the training, and where the cut was. They need matplotlib::
 
-    curl -s POD:9090/allocation | python -m cra_trainer.allocation.explain - ranks.png
+    curl -s POD:9090/allocation > allocation.json
+    python -m cra_trainer.allocation.explain allocation.json ranks.png
+    python -m cra_trainer.allocation.explain --layers allocation.json layers.png
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -146,10 +150,48 @@ def draw(told: Mapping[str, Any], path: str | Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def draw_layers(told: Mapping[str, Any], path: str | Path) -> None:
+    """Draw what `LayerCut.explain` told into an image file.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: The job has no budget for layers, or nothing was decided yet.
+    """
+    from matplotlib.figure import Figure
+
+    decisions = told.get("layers", {}).get("decisions")
+    if not decisions:
+        raise ValueError("layers: nothing was decided; a job decides with allocator.layers.computeBudget < 1")
+    names, cost = told["layers"]["blocks"], np.array(told["layers"]["cost"])
+    attention = np.array([one["attention"] for one in decisions]).T
+    starts = [one["progress"] for one in decisions]
+    figure = Figure(figsize=(9, 0.32 * len(names) + 1.6), layout="constrained")
+    seen, price = figure.subplots(1, 2, width_ratios=(4, 1), sharey=True)
+    edges = np.arange(len(names) + 1) - 0.5
+    image = seen.pcolormesh([*starts, 1.0], edges, attention, cmap="viridis", vmin=0)
+    cuts = [one["cut"] - 0.5 for one in decisions]
+    seen.step(
+        [*starts, 1.0], [*cuts, cuts[-1]], where="post", color="red", label="cut: frozen above the line"
+    )
+    seen.set_yticks(range(len(names)), names)
+    seen.set(title="attention to each block", xlabel="part of the training that is done", xlim=(0, 1))
+    seen.invert_yaxis()
+    seen.legend(loc="lower left")
+    figure.colorbar(image, ax=seen)
+    price.barh(range(len(names)), cost)
+    price.set(title="its part of the cost", xlabel="of a forward pass")
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
-    source, target = sys.argv[1:]
-    text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
-    draw(json.loads(text), target)
+    """Draw."""
+    parser = argparse.ArgumentParser(prog="python -m cra_trainer.allocation.explain")
+    parser.add_argument("source", help="what /allocation said, or - for standard input")
+    parser.add_argument("target", help="the image file to write")
+    parser.add_argument("--layers", action="store_true", help="draw the layers instead of the ranks")
+    options = parser.parse_args()
+    text = sys.stdin.read() if options.source == "-" else Path(options.source).read_text(encoding="utf-8")
+    (draw_layers if options.layers else draw)(json.loads(text), options.target)
 
 
 if __name__ == "__main__":

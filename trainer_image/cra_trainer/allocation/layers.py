@@ -114,6 +114,9 @@ class LayerCut:
             raise ValueError("layers.computeBudget: the model has no parts with parameters to freeze")
         self._forward: Floats = np.zeros(len(self._blocks))
         self._trainable = [[p for p in block.parameters() if p.requires_grad] for block in self._blocks]
+        names = {id(module): name for name, module in model.named_modules()}
+        self._names = [names[id(block)] for block in self._blocks]
+        self._decisions: list[dict[str, Any]] = []
         self.cut, self._spent, self._progress, self._decided = 0, 0.0, 0.0, 0.0
         self._lowest_rate = self._rate = 0.0
         self._count()
@@ -168,17 +171,31 @@ class LayerCut:
         # What starts to learn, or to learn anew, is not frozen.
         if due and not rising:
             self._decided = progress
-            self._freeze(
-                choose_cut(
-                    self._forward,
-                    self._rates(),
-                    cut=self.cut,
-                    spent=self._spent,
-                    progress=progress,
-                    budget=self._budget,
-                )
-            )
+            self._decide()
         return self.cut != before
+
+    def _decide(self) -> None:
+        """Choose the cut from now on, and keep what it was chosen by."""
+        rates, cut, progress = self._rates(), self.cut, self._progress
+        chosen = choose_cut(
+            self._forward, rates, cut=cut, spent=self._spent, progress=progress, budget=self._budget
+        )
+        behind = attention_of(rates[cut:], self._forward[cut:])
+        self._decisions.append(
+            {
+                "progress": round(progress, 4),
+                "cut": chosen,
+                "attention": [0.0] * cut + behind.round(4).tolist(),
+            }
+        )
+        self._freeze(chosen)
+
+    def explain(self) -> dict[str, Any]:
+        """Every decision as plain values: part of the training that was done, the cut from there on, and the
+        attention that each block got, of which frozen ones get none.
+        """
+        cost = self._forward / (self._forward.sum() or 1.0)
+        return {"blocks": self._names, "cost": cost.round(4).tolist(), "decisions": list(self._decisions)}
 
     def _rates(self) -> Floats:
         """Each block's |g|/|w|. The gradients are reduced, so all ranks have the same."""
@@ -199,6 +216,7 @@ class LayerCut:
             "decided": self._decided,
             "lowest_rate": self._lowest_rate,
             "rate": self._rate,
+            "decisions": self._decisions,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
