@@ -15,7 +15,7 @@ from cra_operator.controller.policy import Floats
 from cra_simulator.learning.episode import Rule, World, begin, run
 
 P99 = 0.15
-MAKESPAN = 0.35
+MAKESPAN = 0.25
 _MOST_TICKS = 5_000
 _NEVER = 1e7
 

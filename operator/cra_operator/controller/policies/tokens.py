@@ -30,6 +30,8 @@ JOB_FEATURES = (
     "speed-up at 4x",
     "speed-up at 16x",
     "speed-up at a fair share",
+    "load",
+    "load squared",
     "one",
 )
 """Of each job; T1 is the time that it would still take on a single GPU."""
@@ -122,7 +124,9 @@ def job_tokens(
     x[:, 14] = profile[:, 2]
     x[:, 15] = profile[:, 3]
     x[:, 16] = at_share / 2.0
-    x[:, 17] = 1.0
+    x[:, 17] = load
+    x[:, 18] = load * load / 2.0
+    x[:, 19] = 1.0
     return np.minimum(np.maximum(x, -_LIMIT), _LIMIT)
 
 
