@@ -67,6 +67,7 @@ def test_the_picture_is_an_image_with_something_in_it(tmp_path: Path) -> None:
 
 
 def test_the_layers_tell_the_attention_behind_each_cut_and_have_a_picture(tmp_path: Path) -> None:
+    torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
     layers, optimizer = LayerCut(model, 0.4), torch.optim.SGD(model.parameters(), lr=0.01)
     with pytest.raises(ValueError, match="nothing was decided"):

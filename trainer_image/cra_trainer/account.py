@@ -15,7 +15,7 @@ from cra_trainer.allocation.ranks import RankPlanner
 from cra_trainer.allocation.shares import Floats
 from cra_trainer.batching import Batching
 from cra_trainer.evaluation import scores
-from cra_trainer.parallel import StepReport
+from cra_trainer.report import StepReport
 from cra_trainer.state import Position
 from cra_trainer.telemetry import Readings
 

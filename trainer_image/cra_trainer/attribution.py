@@ -32,14 +32,13 @@ def attribute(
     """
     from captum.attr import IntegratedGradients
 
-    training, was = model.training, torch.is_grad_enabled()
+    training = model.training
     model.eval()
     try:
-        torch.set_grad_enabled(True)
-        found: Tensor = IntegratedGradients(model).attribute(
-            inputs, baselines=baseline, target=classes, n_steps=steps, internal_batch_size=len(inputs)
-        )
+        with torch.enable_grad():
+            found: Tensor = IntegratedGradients(model).attribute(
+                inputs, baselines=baseline, target=classes, n_steps=steps, internal_batch_size=len(inputs)
+            )
     finally:
-        torch.set_grad_enabled(was)
         model.train(training)
     return found.detach()

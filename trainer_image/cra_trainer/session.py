@@ -61,6 +61,7 @@ from cra_trainer.allocation.shares import Floats
 from cra_trainer.allocation.strategies import make_strategy
 from cra_trainer.batch import Batch
 from cra_trainer.batching import Batching
+from cra_trainer.calls import Calls
 from cra_trainer.checkpoint import State
 from cra_trainer.config import Config, read_config
 from cra_trainer.elastic import transfer
@@ -71,14 +72,11 @@ from cra_trainer.keeper import Keeper
 from cra_trainer.measures import Measure, flatten, merge, performances
 from cra_trainer.memory import Room
 from cra_trainer.optimizers import divides_by_root, scaled
-from cra_trainer.parallel import Reducer, Signals, StepReport
+from cra_trainer.parallel import Reducer, Signals
+from cra_trainer.report import StepReport
 from cra_trainer.tracking import Tracker
 
 log = logging.getLogger("cra_trainer")
-
-# Seconds of steps from the first word of leaving to the change: pods that are sent away together hear of it
-# one after the other, and shall make one change.
-NOTICE = 0.2
 
 
 class SessionError(RuntimeError):
@@ -127,8 +125,8 @@ class Session:
         self._batch: Batch | None = None
         self._undo: state.Undo | None = None
         self._reported = 0
-        self._stop = self._change = self._leave = self._cut = False
-        self._notice = 0.0
+        self._calls = Calls()
+        self._cut = False
 
     @property
     def rank(self) -> int:
@@ -243,8 +241,7 @@ class Session:
             self._undo = None
         reducer.detach()
         # Who still wants to leave says so again after the next step.
-        self._stop = self._change = self._leave = False
-        self._notice = 0.0
+        self._calls = Calls()
         self._enter(self._membership.next(self._position.standing, broken=broken))
 
     def epochs(self) -> Iterator[int]:
@@ -396,13 +393,14 @@ class Session:
     def _take(self, report: StepReport) -> None:
         """What all ranks told each other in a step."""
         self._account.take(report)
-        calls, gradients = report.calls, report.gradients
+        self._calls.hear(report, self.rank)
         started = time.perf_counter()
-        digests = report.digests if calls else None
+        digests = report.digests if report.calls else None
         measured = self._planner.observe(report.rows, report.seconds, digests, report.room)
         self._process.readings.allocator_seconds = time.perf_counter() - started
         if measured:
             self._account.note_stragglers()
+        gradients = report.gradients
         self._batching.observe(
             rows=report.total,
             took=report.took,
@@ -410,13 +408,6 @@ class Session:
             cost=0.0 if gradients is None else report.measuring_cost,
         )
         self._planner.rebatch(self._batching.size)
-        if calls:
-            self._stop = self._stop or bool(report.leaving[0])
-            self._change = self._change or report.change
-        if calls and report.leaving.any():
-            self._notice += float(report.seconds.max())
-            if self._notice >= NOTICE:
-                self._change, self._leave = True, bool(report.leaving[self.rank])
 
     def shard(
         self,
@@ -531,16 +522,16 @@ class Session:
         parts, reducer = self._use("batches")
         if reducer.failed:
             self._regroup()
-        elif self._stop:
+        elif self._calls.stop:
             self._keeper.save(parts, self._position, wait=True)
             self._tracker.close()
             self._process.say({**self._describe(), "outcome": "left"})
             raise SystemExit(termination.LEFT)
-        elif self._leave:
+        elif self._calls.leave:
             self._membership.leave()
             self._process.say({**self._describe(), "outcome": "left"})
             raise SystemExit(termination.LEFT)
-        elif self._change:
+        elif self._calls.change:
             self._regroup()
         elif self._keeper.due:
             self._keeper.save(parts, self._position)

@@ -186,9 +186,11 @@ def _samples(dataset: Any, cursor: Cursor, seed: int) -> Iterator[tuple[Any, int
 
 
 def _length(dataset: Any) -> int:
+    """Samples of a data set that says how many it has, else 0: some that are iterable define `__len__` only
+    to raise NotImplementedError.
+    """
     try:
         return len(dataset)
-    # Some iterable data sets define __len__ only to raise.
     except (TypeError, NotImplementedError):
         return 0
 
