@@ -6,17 +6,15 @@ The actor is the attention network, the critic says what is still to come; one o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from cra_operator.controller.policies.network import Weights
 from cra_operator.controller.policy import Floats
-from cra_simulator.learning.episode import Rule, World
-from cra_simulator.learning.learner import Snapshot, random_state, restore_random
+from cra_simulator.learning.learner import Snapshot, Task, random_state, restore_random
 from cra_simulator.learning.network import AttentionNetwork, Critic
 
 CRITIC_RATE = 3e-3
@@ -29,29 +27,18 @@ class ActorCritic(ABC):
     """Actor and critic.
 
     Args:
-        make_world: From a seed to a training world.
-        rule: What the network is put on.
-        start: The network to begin with; its last layer is zero for the rule itself.
-        score: How good weights are.
-        seed: Of everything.
+        task: What it learns.
     """
 
-    def __init__(
-        self,
-        make_world: Callable[[int], World],
-        rule: Rule,
-        start: Weights,
-        score: Callable[[Weights], float],
-        seed: int,
-    ) -> None:
-        self._make_world, self._rule = make_world, rule
-        self._score, self._random = score, np.random.default_rng(seed)
-        self._net = AttentionNetwork(start)
+    def __init__(self, task: Task) -> None:
+        self._make_world, self._rule = task.make_world, task.rule
+        self._score, self._random = task.score, np.random.default_rng(task.seed)
+        self._net = AttentionNetwork(task.start)
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(task.seed)
             self._critic = Critic()
         self._optimizer = self.optimizer(self._net.parameters(), self._critic.parameters())
-        self._world = seed * 1_000_000
+        self._world = task.seed * 1_000_000
         """Seed of the next world."""
 
     @abstractmethod

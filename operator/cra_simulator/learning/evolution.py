@@ -11,14 +11,13 @@ of an encoder that stays random.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from cra_operator.controller.policies.network import OUT, Weights
 from cra_operator.controller.policy import Floats
-from cra_simulator.learning.episode import Rule, World
-from cra_simulator.learning.learner import Snapshot, random_state, restore_random
+from cra_simulator.learning.learner import Snapshot, Task, random_state, restore_random
 from cra_simulator.learning.score import episode, flatten, no_weights, replaced, score
 
 WORLDS = 5
@@ -32,31 +31,22 @@ class Evolution:
     """Searches in the last layer of the network; the other parameters stay.
 
     Args:
-        make_world: From a seed to a training world.
-        rule: What the network is put on; it scores 1.
-        start: The network to begin with.
-        score: How good weights are on worlds that are not trained on.
-        seed: Of everything.
+        task: What it learns.
     """
 
-    def __init__(
-        self,
-        make_world: Callable[[int], World],
-        rule: Rule,
-        start: Weights,
-        score: Callable[[Weights], float],
-        seed: int,
-    ) -> None:
-        self._make_world, self._rule = make_world, rule
-        self._start, self._score, self._seed = start, score, seed
-        self._random = np.random.default_rng(seed)
-        self._mean = flatten(start, OUT)
+    def __init__(self, task: Task) -> None:
+        self._make_world, self._rule = task.make_world, task.rule
+        self._start, self._score, self._seed = task.start, task.score, task.seed
+        self._random = np.random.default_rng(task.seed)
+        self._mean = flatten(task.start, OUT)
         n = len(self._mean)
         self._sigma = SIGMA
         self._generation = 0
         self._path_c, self._path_s = np.zeros(n), np.zeros(n)
         self._covariance = np.diag(
-            np.concatenate([np.full(getattr(start, name).size, SCALES.get(name, 1.0) ** 2) for name in OUT])
+            np.concatenate(
+                [np.full(getattr(task.start, name).size, SCALES.get(name, 1.0) ** 2) for name in OUT]
+            )
         )
         self._set_constants(n)
         self._decompose()

@@ -7,12 +7,15 @@ numbers included: a run that is interrupted and resumed ends as one that was not
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from cra_operator.controller.policies.network import Weights
 from cra_operator.controller.policy import Floats
+from cra_simulator.learning.episode import Rule, World
 
 Snapshot = dict[str, Any]
 """Arrays, tensors, numbers and strings, and dictionaries of them, as `torch.save` keeps them."""
@@ -35,6 +38,25 @@ class Learner(Protocol):
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a learner of the attention network is given.
+
+    Attributes:
+        make_world: From a seed to a training world.
+        rule: What the network is put on; it scores 1.
+        start: The network to begin with; its last layer is zero for the rule itself.
+        score: How good weights are on worlds that are not trained on.
+        seed: Of everything.
+    """
+
+    make_world: Callable[[int], World]
+    rule: Rule
+    start: Weights
+    score: Callable[[Weights], float]
+    seed: int
 
 
 def random_state(draws: np.random.Generator) -> str:

@@ -17,7 +17,7 @@ from cra_simulator.learning.double_dqn import DoubleDqn
 from cra_simulator.learning.env import ClusterEnv
 from cra_simulator.learning.episode import Rule, World
 from cra_simulator.learning.evolution import Evolution
-from cra_simulator.learning.learner import Learner
+from cra_simulator.learning.learner import Learner, Task
 from cra_simulator.learning.ppo import Ppo
 from cra_simulator.learning.q_learning import QLearning
 from cra_simulator.learning.sarsa import Sarsa
@@ -56,10 +56,11 @@ def make(name: str, seed: int, curriculum: Lessons) -> Learner:
     Raises:
         ValueError: There is no such learner.
     """
-    judge = Judge(curriculum.validation)
-    begin = random_weights(0)
     if name in NETWORKS:
-        return NETWORKS[name](curriculum.draw, RULE, begin, judge, seed)
+        judge = Judge(curriculum.validation)
+        return NETWORKS[name](
+            Task(make_world=curriculum.draw, rule=RULE, start=random_weights(0), score=judge, seed=seed)
+        )
     if name not in CHOOSERS:
         raise ValueError(f"there is no learner {name!r}; there are {', '.join(BUDGETS)}")
     worlds = [world for found in curriculum.validation.values() for world in found]
@@ -103,7 +104,7 @@ def mean_of(outcomes: list[Outcome]) -> Outcome:
     )
 
 
-NETWORKS: Mapping[str, Callable[..., Learner]] = {"evolution": Evolution, "ppo": Ppo, "a3c": A3c}
+NETWORKS: Mapping[str, Callable[[Task], Learner]] = {"evolution": Evolution, "ppo": Ppo, "a3c": A3c}
 """Learners of the attention network."""
 CHOOSERS: Mapping[str, Callable[..., Learner]] = {
     "q-learning": QLearning,
