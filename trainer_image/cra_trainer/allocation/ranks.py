@@ -168,7 +168,7 @@ class RankPlanner:
         if room is not None:
             self._room = room
         # A smaller last batch measures mostly the fixed cost of a step.
-        if self._steps <= WARM_UP or not (rows is self._full or self._is_full(rows)):
+        if self._steps <= WARM_UP or not rows.all() or rows.sum() != self.batch_size:
             return False
         # NB: this comes between any two steps, when the processor's caches hold gradients: all else can wait.
         self._recent.append((rows, seconds))
@@ -178,10 +178,6 @@ class RankPlanner:
             return False
         self._measure()
         return True
-
-    def _is_full(self, rows: Ints) -> bool:
-        """Whether this is a full batch in which each rank has a part."""
-        return bool(rows.all()) and int(rows.sum()) == self.batch_size
 
     def _measure(self) -> None:
         """Take in the steps since the last measurement."""
