@@ -282,7 +282,9 @@ class WorkerStatus(Model):
 
 
 class Progress(Model):
-    """How far training is; `ratio` is in 0..1, `eta_seconds` the trainer's own estimate."""
+    """How far training is; `ratio` is in 0..1, `eta_seconds` the trainer's own estimate, and
+    `scale_invariant_steps` what its steps were worth, in steps of the job's own batch.
+    """
 
     epoch: int | None = None
     epochs: int | None = None
@@ -292,6 +294,7 @@ class Progress(Model):
     loss: float | None = None
     eta_seconds: float | None = None
     samples: int | None = None
+    scale_invariant_steps: float | None = None
 
 
 class Speed(Model):

@@ -174,6 +174,14 @@ def test_what_is_left_follows_from_what_is_done() -> None:
     assert np.isnan(seen.steps_left[1])
 
 
+def test_what_is_left_is_counted_in_steps_of_the_own_batch_as_the_job_reports_them() -> None:
+    # A quarter of the samples, in batches so large that they were worth only 40 of 100 own steps.
+    done = {"ratio": 0.25, "samples": 6400, "scaleInvariantSteps": 40.0}
+    seen = count(running(make_job("a"), 1, progress=done, batchSize=128, speeds=[speed(1, 0.4)])).seen
+    assert seen.remaining[0] == pytest.approx(40 * 3)
+    assert seen.steps_left[0] == pytest.approx(6400 * 3 / 128), "the declared end is one of samples"
+
+
 def test_a_job_may_have_twice_what_it_was_seen_on() -> None:
     jobs = [
         with_status(make_job("a", minimum=3), phase="Pending"),

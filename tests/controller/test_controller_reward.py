@@ -10,6 +10,9 @@ from cra_operator.controller.observation import Observation, Pace
 from cra_operator.controller.prometheus import Sample
 from cra_operator.controller.reward import reward
 from cra_operator.view import PodView
+from cra_trainer.batching import Batching
+from cra_trainer.config import Training
+from cra_trainer.noise import ENOUGH, Gradients
 from tests.operator.operator_world import START, make_job, make_pod
 
 
@@ -70,6 +73,19 @@ def test_a_larger_batch_counts_for_what_it_is_worth() -> None:
     # A batch of 128 at a noise scale of 64 is worth 2 * (64 + 64) / (64 + 128) = 4/3 own steps.
     assert value(0.4, 1, ALONE, batch=128, noise=64, beta=0) == pytest.approx(4 / 3, abs=1e-4)
     assert value(0.4, 1, ALONE, batch=128, beta=0) == 1
+
+
+def test_progress_counts_as_the_trainer_counts_scale_invariant_steps() -> None:
+    trainer = Batching(Training(batch_size=64, max_batch_size=512), world_size=2)
+    # What two ranks measure of 256 rows whose gradients have variance 300 about a mean of norm 1.
+    gradients = Gradients(parts=2, rows=256, local=1 + 2 * 300 / 256, whole=1 + 300 / 256)
+    for _ in range(ENOUGH):
+        trainer.observe(rows=256, gradients=gradients)
+    before = trainer.progress
+    for _ in range(10):
+        trainer.observe(rows=256, gradients=gradients)
+    rate = (trainer.progress - before) / (10 * 0.2)
+    assert value(0.2, 1, ALONE, batch=256, noise=300, beta=0) == pytest.approx(rate * 0.4, abs=1e-4)
 
 
 def test_workers_of_several_gpus_are_compared_with_one_of_them() -> None:

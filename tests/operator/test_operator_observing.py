@@ -55,6 +55,7 @@ def test_rank_zero_tells_the_progress_and_every_rank_its_part() -> None:
             trainer("eta_seconds", 30),
             trainer("samples_per_second", 800),
             trainer("trained_samples", 1500),
+            trainer("scale_invariant_steps", 31.5),
             trainer("share_ratio", 0.6),
             trainer("share_ratio", 0.4, rank=1),
             trainer("performance", 480),
@@ -67,6 +68,7 @@ def test_rank_zero_tells_the_progress_and_every_rank_its_part() -> None:
     assert progress is not None
     assert (progress.epoch, progress.epochs, progress.step, progress.samples) == (2, 8, 46, 1500)
     assert (progress.ratio, progress.loss, progress.eta_seconds) == (0.25, 0.7, 30)
+    assert progress.scale_invariant_steps == 31.5
     assert {pod: worker.share for pod, worker in seen.workers.items()} == {
         "digits-1-0": 0.6,
         "digits-1-1": 0.4,

@@ -133,6 +133,9 @@ def test_tables_of_a_cluster_say_what_was_measured(tmp_path: Path) -> None:
     assert 1 < rate[2] < 1 / 0.3 < rate[8]
     assert rate[0] == rate[12] == 0
     assert table.progress.tolist() == [1000]
+    larger = job(progress={"samples": 6400, "ratio": 0.1, "scaleInvariantSteps": 40.0})
+    told = tables_of(path, {"items": [larger]}, sizes).tables["lab/bert"]
+    assert told.progress.tolist() == [400], "what the steps were worth, not how many samples they had"
 
 
 def test_the_history_of_a_cluster_can_be_simulated(tmp_path: Path) -> None:

@@ -75,6 +75,10 @@ def test_ranks_change_the_batch_together_and_no_sample_is_lost_or_repeated(tmp_p
     (resumed,) = train("resumed", None, 1)
     assert resumed.code == 0
     assert trained(*stopped, resumed) == Counter(itertools.product(range(40), range(SIZE)))
+    # What its steps were worth, each between one of size 16 and as many as its rows make, counts on.
+    before, after = (one.message["progress"]["scaleInvariantSteps"] for one in (stopped[0], resumed))
+    worths = [len(rows) / 16 for _, rows in resumed.record["seen"]]
+    assert sum(min(1, worth) for worth in worths) < after - before < sum(max(1, worth) for worth in worths)
     first, second = (rank.record for rank in stopped)
     assert first["rates"] == second["rates"]
     sizes = [len(a) + len(b) for (_, a), (_, b) in zip(first["seen"], second["seen"], strict=True)]

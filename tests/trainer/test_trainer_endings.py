@@ -133,7 +133,7 @@ def test_a_message_that_cannot_be_written_does_not_become_the_reason(tmp_path: P
 
 def test_progress_counts_epochs_and_their_parts() -> None:
     cursor = Cursor(epoch=2, index=50, step=14, samples=250)
-    now = progress(cursor, epochs=10, size=100, rate=25.0, loss=0.5)
+    now = progress(cursor, epochs=10, size=100, rate=25.0, loss=0.5, worth=12.5)
     assert now.ratio == pytest.approx(0.25)
     assert now.etaSeconds == pytest.approx(750 / 25)
     assert now.as_dict() | {"ratio": 0.25, "etaSeconds": 30.0} == {
@@ -145,11 +145,12 @@ def test_progress_counts_epochs_and_their_parts() -> None:
         "loss": 0.5,
         "etaSeconds": 30.0,
         "samples": 250,
+        "scaleInvariantSteps": 12.5,
     }
 
 
 def test_a_training_that_ended_early_is_done() -> None:
-    now = progress(Cursor(epoch=2), epochs=10, size=100, rate=None, loss=None, done=True)
+    now = progress(Cursor(epoch=2), epochs=10, size=100, rate=None, loss=None, worth=9.0, done=True)
     assert now.ratio == 1.0
     assert "etaSeconds" not in now.as_dict()
 

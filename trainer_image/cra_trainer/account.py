@@ -126,7 +126,7 @@ class Account:
             readings.eta_seconds, readings.samples_per_second = now.etaSeconds, now.samplesPerSecond
             readings.batch_size = self._batching.size
             readings.learning_rate_factor = self._factor
-            readings.scale_invariant_steps = self._batching.progress
+            readings.scale_invariant_steps = now.scaleInvariantSteps
             if self.rate.value is not None:
                 readings.goodput_samples_per_second = self.rate.value * self._batching.efficiency
             if self._batching.noise.known and self._batching.noise.value is not None:
@@ -140,6 +140,7 @@ class Account:
             size=self.size,
             rate=self.rate.value,
             loss=self.loss,
+            worth=self._batching.progress,
             done=self.finished,
         )
 

@@ -73,6 +73,7 @@ class Progress:
     loss: float | None
     etaSeconds: float | None  # noqa: N815
     samples: int
+    scaleInvariantSteps: float  # noqa: N815
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it, without what is not known."""
@@ -80,10 +81,18 @@ class Progress:
 
 
 def progress(
-    cursor: Cursor, *, epochs: int, size: int, rate: float | None, loss: float | None, done: bool = False
+    cursor: Cursor,
+    *,
+    epochs: int,
+    size: int,
+    rate: float | None,
+    loss: float | None,
+    worth: float,
+    done: bool = False,
 ) -> Progress:
     """Where `cursor` stands in `epochs` epochs over a data set of `size` samples, at `rate` samples per
-    second. While the size is not known (0), an epoch counts when it is over.
+    second, after steps that were `worth` so many at the job's own batch. While the size is not known (0), an
+    epoch counts when it is over.
     """
     ratio = 1.0 if done else min(1.0, (cursor.epoch + (cursor.index / size if size else 0)) / epochs)
     return Progress(
@@ -95,6 +104,7 @@ def progress(
         loss=loss,
         etaSeconds=(1 - ratio) * epochs * size / rate if rate and size else None,
         samples=cursor.samples,
+        scaleInvariantSteps=worth,
     )
 
 

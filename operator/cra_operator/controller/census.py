@@ -80,7 +80,6 @@ def census(
     rate = _table([outlook.rate for outlook in seen], sizes, fits)
     throughput = _table([outlook.throughput for outlook in seen], sizes, fits)
     samples = np.array([samples_left(job) for job in rows])
-    base = np.array([job.spec.training.batch_size for job in rows], dtype=np.float64)
     batch = np.array([job.status.batch_size or job.spec.training.batch_size for job in rows])
     change = np.array([change_seconds(job) for job in rows])
     return Census(
@@ -93,7 +92,7 @@ def census(
             ids=np.array([number(job) for job in rows], dtype=np.int64),
             rate=rate,
             throughput=throughput,
-            remaining=samples / base,
+            remaining=np.array([progress_left(job) for job in rows]),
             steps_left=samples / batch,
             age=np.array([_since(job.metadata.creation_timestamp, now) for job in rows]),
             attained=np.array([job.status.gpu_seconds or 0.0 for job in rows]),
@@ -188,6 +187,17 @@ def samples_left(job: Job) -> float:
     if progress is None or not progress.ratio or not progress.samples:
         return float("nan")
     return progress.samples * (1 - progress.ratio) / progress.ratio
+
+
+def progress_left(job: Job) -> float:
+    """Steps of the job's own batch until then, as `speed.goodput` counts them; NaN likewise.
+
+    Where the job tells what its steps were worth, those to come are taken to be worth as much by the sample.
+    """
+    progress = job.status.progress
+    if progress is None or not progress.ratio or not progress.scale_invariant_steps:
+        return samples_left(job) / job.spec.training.batch_size
+    return progress.scale_invariant_steps * (1 - progress.ratio) / progress.ratio
 
 
 def change_seconds(job: Job) -> float:

@@ -191,6 +191,7 @@ def _progress(first: _Values) -> Progress:
         loss=_last(first, "loss"),
         eta_seconds=_last(first, "eta_seconds"),
         samples=_whole(first, "trained_samples"),
+        scale_invariant_steps=_last(first, "scale_invariant_steps"),
     )
 
 

@@ -106,7 +106,9 @@ def _table(item: Manifest, sizes: Sizes) -> RateTable:
     rate = np.asarray(goodput(throughput, batch, base, float(status.get("noiseScale") or 0.0)))
     most = int(scaling["maxGPUs"])
     rate = np.where((sizes.gpus >= int(scaling["minGPUs"])) & (sizes.gpus <= most), rate, 0.0)
-    work = float(status["progress"]["samples"]) / float(status["progress"]["ratio"]) / base
+    done = status["progress"]
+    steps = float(done.get("scaleInvariantSteps") or float(done["samples"]) / base)
+    work = steps / float(done["ratio"])
     if not rate.any():
         raise ValueError(f"{job_name(item)} fits no size of this cluster")
     return RateTable(progress=np.array([work]), rate=rate[None, :], max_gpus=most)
