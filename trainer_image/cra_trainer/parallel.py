@@ -30,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cra_trainer.allocation.shares import Ints
 from cra_trainer.elastic.group import Group
+from cra_trainer.precision import Scaling
 from cra_trainer.probe import Probe
 from cra_trainer.report import Column, Last, StepReport
 
@@ -134,14 +135,17 @@ class Reducer:
         model: The user's model, on the device.
         device: Where this rank computes.
         signals: What else to tell the other ranks.
+        scaling: Scales the loss up, and the gradients down again once they are reduced.
 
     Attributes:
         replica: The model for the script to call.
         failed: Whether a collective of this step failed: the step counts for nothing.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, signals: Signals) -> None:
-        self._model, self._signals = model, signals
+    def __init__(
+        self, model: nn.Module, device: torch.device, signals: Signals, scaling: Scaling | None = None
+    ) -> None:
+        self._model, self._signals, self._scaling = model, signals, scaling
         self._group: Group | None = None
         self._ddp: DistributedDataParallel | None = None
         self._cuda = device.type == "cuda"
@@ -240,6 +244,8 @@ class Reducer:
         step.loss = loss.detach() if step.loss is None else step.loss + loss.detach()
         if count is not None:
             step.count = count + (step.count or 0.0)
+        if self._scaling is not None:
+            loss = self._scaling.scale(loss)
         if not step.last_piece:
             loss.backward()  # type: ignore[no-untyped-call]
             return
@@ -258,7 +264,10 @@ class Reducer:
             step.table = torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
             step.table.copy_(table.grad, non_blocking=True)
         assert self._probe is not None
-        self._probe.reduced(None if step.count is None else self._divide_by_terms(step, table.grad))
+        factor = None if self._scaling is None else self._scaling.unscale()
+        if step.count is not None:
+            factor = self._divide_by_terms(step, table.grad) * (1.0 if factor is None else factor)
+        self._probe.reduced(factor)
 
     def _divide_by_terms(self, step: _Step, table: Tensor) -> Tensor:
         """Make of gradients over rows those over the terms that were counted; returns the factor."""

@@ -73,6 +73,7 @@ from cra_trainer.measures import Measure, flatten, merge, performances
 from cra_trainer.memory import Room
 from cra_trainer.optimizers import divides_by_root, scaled
 from cra_trainer.parallel import Reducer, Signals
+from cra_trainer.precision import Scaling
 from cra_trainer.report import StepReport
 from cra_trainer.tracking import Tracker
 
@@ -122,6 +123,7 @@ class Session:
         self._position = state.Position()
         self._tracker = Tracker(this.env, config.training.tracking)
         self._prepared: tuple[state.Parts, Reducer] | None = None
+        self._scaling: Scaling | None = None
         self._batch: Batch | None = None
         self._undo: state.Undo | None = None
         self._reported = 0
@@ -144,7 +146,12 @@ class Session:
         return self._membership.device
 
     def prepare(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, **extras: state.Stateful
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+        **extras: state.Stateful,
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Move the model to the device, join the group, and take up the state of the training.
 
@@ -154,6 +161,7 @@ class Session:
             model: The model; the one returned wraps it, and is the one to call.
             optimizer: Its optimizer. Without one this is inference: the model takes its weights from the
                 newest good checkpoint, whichever script made it, and none is written.
+            scaler: For float16: `backward` scales by it and `step` asks it; the script calls none of it.
             extras: Whatever else has a state to go on from, by name: a scheduler, an averaged model.
 
         Raises:
@@ -174,11 +182,12 @@ class Session:
         parts = state.Parts(
             model=model,
             optimizer=optimizer,
-            extras=extras,
+            extras=extras if scaler is None else {"scaler": scaler, **extras},
             planner=self._planner,
             batching=self._batching,
             layers=LayerCut(model, budget) if budget < 1 and not inferring else None,
         )
+        self._scaling = None if scaler is None else Scaling(scaler, optimizer)
         state.check(parts)
         if inferring:
             # What is there is only read.
@@ -194,7 +203,7 @@ class Session:
             room=self._room,
             is_loss=self._membership.is_loss,
         )
-        reducer = Reducer(model, self.device, signals)
+        reducer = Reducer(model, self.device, signals, self._scaling)
         self._prepared = parts, reducer
         self._process.progress = self._describe
         self._enter(self._membership.join(self._position.standing))
@@ -344,7 +353,8 @@ class Session:
             clip_norm: Largest norm of the whole gradient, which is scaled down to it where it is larger.
 
         Returns:
-            Whether there was a step: not after a piece of a batch that is not its last.
+            Whether there was a step: not after a piece of a batch that is not its last, nor where float16
+            overflowed.
 
         Raises:
             SessionError: `backward` was not called for this batch.
@@ -365,8 +375,12 @@ class Session:
             done = self._account.progress(self._position).ratio
             self._cut = parts.layers.follow(parts.optimizer, done) or self._cut
         factor = self._batching.factor(batch.total)
+        taken = True
         with scaled(parts.optimizer, factor):
-            parts.optimizer.step()
+            if self._scaling is None:
+                parts.optimizer.step()
+            else:
+                taken = self._scaling.step()
         parts.optimizer.zero_grad(set_to_none=True)
         self._batch = None
         seconds = time.perf_counter() - batch.started
@@ -388,7 +402,7 @@ class Session:
         if self._tracker.due:
             rate = {"train/learning_rate": float(parts.optimizer.param_groups[0]["lr"]) * factor}
             self._tracker.write(self._position.cursor.step, self._account.curves() | rate)
-        return True
+        return taken
 
     def _take(self, report: StepReport) -> None:
         """What all ranks told each other in a step."""

@@ -170,13 +170,16 @@ class LayerCut:
         due = progress - self._decided >= PERIOD or self._decided < WARM <= progress
         # What starts to learn, or to learn anew, is not frozen.
         if due and not rising:
-            self._decided = progress
             self._decide()
         return self.cut != before
 
     def _decide(self) -> None:
         """Choose the cut from now on, and keep what it was chosen by."""
         rates, cut, progress = self._rates(), self.cut, self._progress
+        if not np.isfinite(rates).all():
+            # Mixed precision overflows now and then; the next step decides.
+            return
+        self._decided = progress
         chosen = choose_cut(
             self._forward, rates, cut=cut, spent=self._spent, progress=progress, budget=self._budget
         )
