@@ -7,6 +7,7 @@ few percent of them have new measurements, and targets are carried out. Some job
     make bench NAME=decision_latency
 """
 
+import gc
 import os
 import resource
 import time
@@ -189,6 +190,8 @@ def measure(policy: str, gpus: int, jobs: int) -> Measured:
 
 def main() -> None:
     print(describe_machine(numpy=np.__version__))
+    gc.collect()
+    gc.freeze()  # as the operator does, once it is loaded
     worst: dict[str, float] = {}
     rows = []
     for name, gpus, jobs in SIZES:
