@@ -20,7 +20,7 @@ from typing import Any
 from cra_operator import names
 from cra_operator.api import Job, JobKey
 from cra_operator.controller.facts import queue_of
-from cra_operator.sizing import Size
+from cra_operator.sizing import Size, gpus_per_worker
 from cra_operator.view import NodeView, PodView, Taint, holds_gpus
 
 
@@ -107,6 +107,12 @@ def ask_for(
         tolerations=pod.get("tolerations") or (),
         held=held or {},
     )
+
+
+def alike(job: Job) -> tuple[object, ...]:
+    """What the room for a job's workers depends on: jobs of which this is equal find the same."""
+    pod: Mapping[str, Any] = (job.spec.template or {}).get("spec") or {}
+    return gpus_per_worker(job.spec.scaling), str(pod.get("nodeSelector")), str(pod.get("tolerations"))
 
 
 def bound_gpus(pods: Iterable[PodView]) -> dict[str, int]:

@@ -415,7 +415,10 @@ class JobStatus(Model):
 
     def condition(self, kind: ConditionType) -> Condition | None:
         """The condition of this type, if it was ever set."""
-        return next((c for c in self.conditions if c.type == kind), None)
+        for condition in self.conditions:
+            if condition.type == kind:
+                return condition
+        return None
 
     def is_true(self, kind: ConditionType) -> bool:
         """Whether the condition of this type is set and true."""

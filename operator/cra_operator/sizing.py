@@ -50,7 +50,8 @@ class Cohort:
 
 def gpus_per_worker(scaling: ScalingSpec) -> int:
     """GPUs of one pod: the number, or the lower end of a range such as `1-4`."""
-    return int(str(scaling.gpus_per_worker).split("-", maxsplit=1)[0])
+    each = scaling.gpus_per_worker
+    return each if isinstance(each, int) else int(each.split("-", maxsplit=1)[0])
 
 
 def least(scaling: ScalingSpec) -> Size:

@@ -14,7 +14,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from cra_operator.admission import admits, ask_for
+from cra_operator.admission import admits, alike, ask_for
 from cra_operator.api import Job, JobKey
 from cra_operator.controller.modelling import Outlooks
 from cra_operator.controller.policy import ClusterObservation, Floats, Ints, Sizes
@@ -131,13 +131,13 @@ def reaches(jobs: Sequence[Job], at: Mapping[str, NodeView], shared: Mapping[str
     known: dict[tuple[object, ...], int] = {}
     found = []
     for job in jobs:
-        each = gpus_per_worker(job.spec.scaling)
-        ask = ask_for(job, Size(workers=1, gpus_per_worker=each))
-        alike = (each, str(ask.node_selector), str(ask.tolerations))
-        if alike not in known:
+        same = alike(job)
+        if same not in known:
+            each = gpus_per_worker(job.spec.scaling)
+            ask = ask_for(job, Size(workers=1, gpus_per_worker=each))
             usable = [gpus for name, gpus in shared.items() if gpus >= each and admits(at[name], ask)]
-            known[alike] = sum(gpus // each * each for gpus in usable)
-        found.append(known[alike])
+            known[same] = sum(gpus // each * each for gpus in usable)
+        found.append(known[same])
     return found
 
 
@@ -221,7 +221,7 @@ def number(job: Job) -> int:
 def _bounds(job: Job, held: int, reach: int) -> _Bounds:
     scaling = job.spec.scaling
     each = gpus_per_worker(scaling)
-    low = Size(workers=-(-scaling.min_gpus // each), gpus_per_worker=each).gpus
+    low = -(-scaling.min_gpus // each) * each
     most = max(low, scaling.max_gpus // each * each)
     return low, max(held, min(most, reach)), each
 

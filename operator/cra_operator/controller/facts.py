@@ -113,9 +113,10 @@ def facts_of(job: Job, *, default: Policy, priority: int, fits: int, now: dateti
     policy = scaling.policy or default
     each = gpus_per_worker(scaling)
     joining = run is not None and run.joining is not None
-    aim = wanted(scaling, None, status.desired_gpus).gpus
     settled = run is not None and not waits(job) and not joining and status.phase != "Rescaling"
-    gpus = (run.gpus if run is not None and settled else None) or aim
+    gpus = (run.gpus if run is not None and settled else None) or wanted(
+        scaling, None, status.desired_gpus
+    ).gpus
     return Facts(
         key=job.key,
         queue=queue_of(job),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cra_operator.admission import ask_for, bound_gpus, free_gpus, room_for
+from cra_operator.admission import alike, ask_for, bound_gpus, free_gpus, room_for
 from cra_operator.api import Job, JobKey
 from cra_operator.config import Config
 from cra_operator.controller.census import census
@@ -112,11 +112,10 @@ def fitting(scene: Scene, jobs: Iterable[Job]) -> dict[JobKey, int]:
     for job in jobs:
         if not waits(job):
             continue
-        ask = ask_for(job, least(job.spec.scaling))
-        alike = (ask.size.gpus_per_worker, str(ask.node_selector), str(ask.tolerations))
-        if alike not in known:
-            known[alike] = room_for(ask, scene.nodes, free)
-        found[job.key] = known[alike]
+        same = alike(job)
+        if same not in known:
+            known[same] = room_for(ask_for(job, least(job.spec.scaling)), scene.nodes, free)
+        found[job.key] = known[same]
     return found
 
 
