@@ -65,7 +65,7 @@ RankStrategy = Literal[
     "attention", "uniform", "random", "fixed", "parameters", "data", "round-robin", "priority"
 ]
 Learning = Literal["gradient", "reward"]
-TaskStrategy = Literal["uniform", "adaptive"]
+TaskStrategy = Literal["uniform", "adaptive", "performance"]
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad", "adafactor"]
 LearningRateRule = Literal["fixed", "linear", "sqrt", "adascale"]
 Extremum = Literal["max", "min"]
@@ -129,9 +129,11 @@ class LayersSpec(Model):
 
 
 class TasksSpec(Model):
-    """How samples are picked."""
+    """How steps are divided among tasks, and the performance that is good, and poor."""
 
     strategy: TaskStrategy = "uniform"
+    good: float = 0.9
+    poor: float = 0.5
 
 
 class AllocatorSpec(Model):

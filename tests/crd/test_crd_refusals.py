@@ -306,7 +306,13 @@ REFUSED: list[tuple[str, Manifest, Mapping[str, Any], tuple[str, ...]]] = [
         "task-strategy",
         BUILT_IN,
         {"spec.allocator.tasks.strategy": "x"},
-        ("tasks.strategy", '"uniform", "adaptive"'),
+        ("tasks.strategy", '"uniform", "adaptive", "performance"'),
+    ),
+    (
+        "task-thresholds",
+        BUILT_IN,
+        {"spec.allocator.tasks.poor": 0.9},
+        ("spec.allocator.tasks.poor must be less than good",),
     ),
     # training
     (

@@ -116,7 +116,7 @@ def test_the_smallest_job_gets_every_default(jobs: JobApi) -> None:
         "allocator": {
             "ranks": {"strategy": "attention", "heads": 4, "learn": "gradient", "seed": 0},
             "layers": {"computeBudget": 1},
-            "tasks": {"strategy": "uniform"},
+            "tasks": {"strategy": "uniform", "good": 0.9, "poor": 0.5},
         },
         "training": {
             "epochs": 10,

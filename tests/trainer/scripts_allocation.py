@@ -17,7 +17,8 @@ from tests.trainer.scripts import Record, digest, make_dataset, make_model
 class TwoTasks(nn.Module):
     def __init__(self, strategy: str) -> None:
         super().__init__()
-        self.body, self.tasks = make_model(), TaskWeights(["class", "size"], strategy)
+        self.body = make_model()
+        self.tasks = TaskWeights(["class", "size"], strategy, measures=["class_right", "size_error"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = self.body(x)
@@ -31,7 +32,7 @@ def two_losses(scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def two_tasks(record: Record) -> None:
     """Train two tasks; note the losses that the weights follow, and those of one process on the batch."""
     session = cra_trainer.init()
-    inner, dataset = TwoTasks(session.config.task_strategy), make_dataset(60)
+    inner, dataset = TwoTasks(session.config.tasks.strategy), make_dataset(60)
     optimizer = torch.optim.SGD(inner.body.parameters(), lr=0.1)
     model, _ = session.prepare(inner, optimizer, tasks=inner.tasks)
     record |= {"weights": [], "told": [], "whole": []}
@@ -49,6 +50,27 @@ def two_tasks(record: Record) -> None:
             session.step()
             inner.tasks.step()
             record["weights"].append(inner.tasks.weights().tolist())
+    session.finish()
+
+
+def judged_tasks(record: Record, part: float) -> None:
+    """Train two tasks, of which a validation finds the second wrong in three parts of four until the last
+    epoch; note the weights, what is told of them, and all parameters. `part` of a validation is this rank's.
+    """
+    session = cra_trainer.init()
+    inner, dataset = TwoTasks(session.config.tasks.strategy), make_dataset(60)
+    model, _ = session.prepare(inner, torch.optim.SGD(inner.body.parameters(), lr=0.1), tasks=inner.tasks)
+    record |= {"weights": []}
+    for epoch in session.epochs():
+        for x, y, _numbers in session.batches(dataset):
+            session.backward(inner.tasks(two_losses(model(x), y)))
+            session.step()
+        wrong = 0.75 if epoch < session.config.training.epochs - 1 else 0.1
+        count = 40 * part
+        session.report(class_right=(0.95 * count, count), size_error=(wrong * count, count))
+        record["weights"].append(inner.tasks.weights().tolist())
+    record["told"] = session._explain()["tasks"]
+    record["parameters"] = torch.cat([p.detach().flatten() for p in inner.body.parameters()]).tolist()
     session.finish()
 
 

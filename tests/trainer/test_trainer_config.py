@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from cra_trainer.config import Config, ConfigError, EarlyStopping, Target, read_config, read_env
+from cra_trainer.config import (
+    Config,
+    ConfigError,
+    EarlyStopping,
+    Target,
+    TaskAllocator,
+    read_config,
+    read_env,
+)
 
 
 def config(**fields: Any) -> Config:
@@ -171,5 +179,13 @@ def test_a_pod_template_gives_parameters_in_a_variable_of_its_own() -> None:
 def test_layers_and_tasks_are_read_where_the_spec_has_them() -> None:
     spec = {"allocator": {"layers": {"computeBudget": 0.5}, "tasks": {"strategy": "adaptive"}}}
     given = read_config({"CRA_CONFIG": json.dumps(spec)})
-    assert (given.compute_budget, given.task_strategy) == (0.5, "adaptive")
-    assert (read_config({}).compute_budget, read_config({}).task_strategy) == (1, "uniform")
+    assert (given.compute_budget, given.tasks.strategy) == (0.5, "adaptive")
+    assert (read_config({}).compute_budget, read_config({}).tasks) == (1, TaskAllocator())
+
+
+def test_a_task_that_would_be_good_and_poor_at_once_is_refused() -> None:
+    tasks = {"strategy": "performance", "good": 2, "poor": 1}
+    given = read_config({"CRA_CONFIG": json.dumps({"allocator": {"tasks": tasks}})})
+    assert given.tasks == TaskAllocator(strategy="performance", good=2.0, poor=1.0)
+    with pytest.raises(ConfigError, match=r"allocator\.tasks\.poor: expected less than good \(0.9\), got 1"):
+        read_config({"CRA_CONFIG": json.dumps({"allocator": {"tasks": {"poor": 1}}})})

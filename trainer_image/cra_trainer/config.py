@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
+from cra_trainer.allocation.performance import GOOD, POOR
+
 Mode = Literal["max", "min"]
 T = TypeVar("T", bool, int, float, str, dict[str, Any], list[Any])
 
@@ -24,7 +26,7 @@ RANK_STRATEGIES = (
 )  # fmt: skip
 WEIGHTED = ("fixed", "priority")
 LEARNING = ("gradient", "reward")
-TASK_STRATEGIES = ("uniform", "adaptive")
+TASK_STRATEGIES = ("uniform", "adaptive", "performance")
 LEARNING_RATE_RULES = ("fixed", "linear", "sqrt", "adascale")
 OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad", "adafactor")
 
@@ -129,6 +131,17 @@ class RankAllocator:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskAllocator:
+    """``spec.allocator.tasks``: how steps are divided among tasks, and the performance from which on one is
+    good, and below which it is poor.
+    """
+
+    strategy: str = "uniform"
+    good: float = GOOD
+    poor: float = POOR
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpointing:
     """``spec.checkpoint``: seconds between checkpoints and how many of the newest are kept."""
 
@@ -145,14 +158,14 @@ class Config:
             ``CRA_PARAMETERS``.
         compute_budget: ``spec.allocator.layers.computeBudget``: part of all backward passes that may be
             spent; 1 trains every layer.
-        task_strategy: ``spec.allocator.tasks.strategy``, of models with several tasks.
+        tasks: ``spec.allocator.tasks``, of models with several tasks.
     """
 
     parameters: Mapping[str, str] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     ranks: RankAllocator = field(default_factory=RankAllocator)
     compute_budget: float = 1.0
-    task_strategy: str = "uniform"
+    tasks: TaskAllocator = field(default_factory=TaskAllocator)
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
 
     def number(self, name: str, default: int) -> int:
@@ -301,12 +314,19 @@ def _config(root: _Fields, parameters: Mapping[str, str]) -> Config:
             seed=ranks.get("seed", 0),
         ),
         compute_budget=allocator.group("layers").get("computeBudget", 1.0, low=0.0),
-        task_strategy=allocator.group("tasks").choice("strategy", TASK_STRATEGIES, "uniform"),
+        tasks=_tasks(allocator.group("tasks")),
         checkpoint=Checkpointing(
             interval_seconds=checkpoint.get("intervalSeconds", 60.0, low=0.001),
             keep=checkpoint.get("keep", 3, low=1),
         ),
     )
+
+
+def _tasks(tasks: _Fields) -> TaskAllocator:
+    good, poor = tasks.get("good", GOOD), tasks.get("poor", POOR)
+    if poor >= good:
+        raise ConfigError(f"{tasks.path}.poor: expected less than good ({good:g}), got {poor:g}")
+    return TaskAllocator(strategy=tasks.choice("strategy", TASK_STRATEGIES, "uniform"), good=good, poor=poor)
 
 
 _EXPECTED = {

@@ -56,9 +56,19 @@ def performances(
     sums, counts = table[:, 2 * i], table[:, 2 * i + 1]
     results = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
     known = ~np.isnan(results)
-    best = 0.0 if better(name, training) == "min" else 1.0
-    results[known] = performance(errors(results[known], best))
+    results[known] = performance(errors(results[known], _best(name, training)))
     return results
+
+
+def distances(names: Sequence[str], merged: Mapping[str, float], training: Training) -> Floats | None:
+    """ε of each of the named measures, as the whole group has it; None unless all of them were reported."""
+    if not names or not merged.keys() >= set(names):
+        return None
+    return np.array([float(errors([merged[name]], _best(name, training))[0]) for name in names])
+
+
+def _best(name: str, training: Training) -> float:
+    return 0.0 if better(name, training) == "min" else 1.0
 
 
 def _compared(measures: Mapping[str, Measure], training: Training) -> str | None:

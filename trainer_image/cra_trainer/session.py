@@ -59,6 +59,7 @@ from cra_trainer.allocation.layers import LayerCut
 from cra_trainer.allocation.ranks import RankPlanner
 from cra_trainer.allocation.shares import Floats
 from cra_trainer.allocation.strategies import make_strategy
+from cra_trainer.allocation.tasks import TaskWeights
 from cra_trainer.batch import Batch
 from cra_trainer.batching import Batching
 from cra_trainer.calls import Calls
@@ -69,7 +70,7 @@ from cra_trainer.elastic.group import Group, Membership
 from cra_trainer.elastic.roster import NOTHING
 from cra_trainer.evaluation import Classification, by_name, lines, scores
 from cra_trainer.keeper import Keeper
-from cra_trainer.measures import Measure, flatten, merge, performances
+from cra_trainer.measures import Measure, distances, flatten, merge, performances
 from cra_trainer.memory import Room
 from cra_trainer.optimizers import divides_by_root, scaled
 from cra_trainer.parallel import Reducer, Signals
@@ -484,7 +485,29 @@ class Session:
                 self._account.rate.value or 0.0,
                 f"; training ends: {goal.reason}" if goal.reason else "",
             )
+        self._judge_tasks(merged)
         return merged
+
+    def _judge_tasks(self, merged: dict[str, float]) -> None:
+        """Let the weights of the tasks follow how well each is done."""
+        for tasks in self._tasks:
+            errors = distances(tasks.measures, merged, self.config.training)
+            if errors is None:
+                continue
+            tasks.judge(errors)
+            if self.rank == 0:
+                log.info(
+                    "tasks: %s",
+                    "; ".join(
+                        "{task} performance {performance:.3g} ({grade}), weight {weight:.3g}".format(**one)
+                        for one in tasks.explain()
+                    ),
+                )
+
+    @property
+    def _tasks(self) -> list[TaskWeights]:
+        extras = self._prepared[0].extras.values() if self._prepared is not None else ()
+        return [extra for extra in extras if isinstance(extra, TaskWeights)]
 
     def _gather(self, values: list[float]) -> Floats | None:
         """Every rank's numbers of this report; None if it was made without this rank."""
@@ -563,7 +586,12 @@ class Session:
 
     def _explain(self) -> dict[str, Any]:
         layers = self._prepared[0].layers if self._prepared is not None else None
-        return {**self._planner.explain(), **({} if layers is None else {"layers": layers.explain()})}
+        tasks = [one for weights in self._tasks for one in weights.explain()]
+        return {
+            **self._planner.explain(),
+            **({} if layers is None else {"layers": layers.explain()}),
+            **({"tasks": tasks} if tasks else {}),
+        }
 
     def _describe(self) -> dict[str, Any]:
         return {**self._account.describe(self._position), **self._keeper.describe()}

@@ -3,8 +3,9 @@
     python -m cra_trainer.run -m cra_trainer.workloads.multi_task
 
 Each of scikit-learn's digits is turned anew in every epoch, by 0, 90, 180 or 270 degrees. The tasks share all
-convolutions and have a head each. With ``spec.allocator.tasks.strategy: adaptive`` the weights of their
-losses follow the progress of each (`cra_trainer.allocation.tasks`); the result has the weights in the end.
+convolutions and have a head each. With ``spec.allocator.tasks.strategy: adaptive`` or ``performance`` the
+weights of their losses follow the progress of each (`cra_trainer.allocation.tasks`); the result has the
+weights in the end.
 Parameters (``spec.workload.parameters``): ``width``, channels of the first layers (a multiple of 8, default
 16); ``folder``, images of your own in one subfolder for each class.
 """
@@ -17,20 +18,24 @@ from torch.nn import functional
 
 import cra_trainer
 from cra_trainer.allocation.tasks import TaskWeights
+from cra_trainer.config import TaskAllocator
 from cra_trainer.data import MapDataset
 from cra_trainer.workloads import digits_cnn, images
 
 TASKS = ("digit", "turn")
+MEASURES = ("accuracy", "turn_accuracy")
 
 
 class TwoHeads(nn.Module):
     """Images [rows, 1, h, w] → scores of the digit [rows, classes] and of the turn [rows, 4]."""
 
-    def __init__(self, width: int, classes: int, strategy: str) -> None:
+    def __init__(self, width: int, classes: int, allocator: TaskAllocator) -> None:
         super().__init__()
         self.body = digits_cnn.make_model(width)[:-1]
         self.heads = nn.ModuleList((nn.Linear(8 * width, classes), nn.Linear(8 * width, 4)))
-        self.tasks = TaskWeights(TASKS, strategy)
+        self.tasks = TaskWeights(
+            TASKS, allocator.strategy, measures=MEASURES, good=allocator.good, poor=allocator.poor
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         features = self.body(x)
@@ -64,7 +69,7 @@ def main() -> None:
     session = cra_trainer.init()
     config = session.config
     train, test, classes = images.load(config.parameters.get("folder"), digits_cnn.SIZE)
-    inner = TwoHeads(config.number("width", 16), len(classes), config.task_strategy)
+    inner = TwoHeads(config.number("width", 16), len(classes), config.tasks)
     trained = [*inner.body.parameters(), *inner.heads.parameters()]
     optimizer = cra_trainer.make_optimizer(trained, config.training.optimizer)
     model, optimizer = session.prepare(inner, optimizer, tasks=inner.tasks)
