@@ -37,6 +37,7 @@ class Ask:
         created: When the job was created.
         node_selector: Labels that its nodes must have.
         tolerations: Its pods' tolerations, as in the template.
+        avoid: Nodes that they keep away from.
         held: GPUs by node that it holds now and gives up for this.
     """
 
@@ -48,6 +49,7 @@ class Ask:
     created: datetime
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: Sequence[Mapping[str, Any]] = ()
+    avoid: frozenset[str] = frozenset()
     held: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -93,6 +95,7 @@ def ask_for(
     least: Size | None = None,
     priority: int = 0,
     held: Mapping[str, int] | None = None,
+    avoid: Iterable[str] = (),
 ) -> Ask:
     """The ask of this job for this size, or for what it can have down to the least."""
     pod: Mapping[str, Any] = (job.spec.template or {}).get("spec") or {}
@@ -105,6 +108,7 @@ def ask_for(
         created=job.metadata.creation_timestamp,
         node_selector=pod.get("nodeSelector") or {},
         tolerations=pod.get("tolerations") or (),
+        avoid=frozenset(avoid),
         held=held or {},
     )
 
@@ -226,8 +230,10 @@ def _place(size: Size, free: dict[str, int], usable: Sequence[str]) -> bool:
 
 
 def admits(node: NodeView, ask: Ask) -> bool:
-    """Whether the job's pods may run on the node, by its labels and taints."""
-    if any(node.labels.get(key) != value for key, value in ask.node_selector.items()):
+    """Whether the job's pods may run on the node, by its name, labels and taints."""
+    if node.name in ask.avoid or any(
+        node.labels.get(key) != value for key, value in ask.node_selector.items()
+    ):
         return False
     return all(_tolerated(taint, ask.tolerations) for taint in node.taints)
 

@@ -24,6 +24,7 @@ MANAGER = "cra.dev/operator"
 
 MAX_DECISIONS = 10
 MAX_SPEEDS = 16
+MAX_AVOIDED_NODES = 64
 
 
 def _alias(name: str) -> str:
@@ -61,6 +62,7 @@ Policy = Literal[
     "q-learning", "sarsa", "double-dqn", "ppo", "attention",
 ]  # fmt: skip
 Mode = Literal["Auto", "Recommend", "Off"]
+Stragglers = Literal["Report", "Replace"]
 RankStrategy = Literal[
     "attention", "uniform", "random", "fixed", "parameters", "data", "round-robin", "priority"
 ]
@@ -103,6 +105,7 @@ class ScalingSpec(Model):
     mode: Mode = "Auto"
     cooldown_seconds: int = 60
     elastic: bool | None = None
+    stragglers: Stragglers = "Report"
 
 
 class ObjectiveSpec(Model):
@@ -268,6 +271,8 @@ class RunStatus(Model):
     joining: int | None = None
     missed_gpus: int | None = None
     setbacks: int | None = None
+    avoided_nodes: list[str] | None = None
+    replaced_time: Time | None = None
 
 
 class WorkerStatus(Model):

@@ -128,6 +128,7 @@ def pod(job: Job, *, cohort: Cohort, rank: int, image: str, image_pull_policy: s
     spec.setdefault("terminationGracePeriodSeconds", _GRACE_SECONDS)
     spec.setdefault("enableServiceLinks", False)
     spec["tolerations"] = [*(spec.get("tolerations") or ()), *_tolerations(spec.get("tolerations") or ())]
+    _keep_away(spec, cohort.avoid)
     trainer = next(c for c in spec["containers"] if c["name"] == names.TRAINER_CONTAINER)
     _equip(trainer, job, cohort, rank)
     if rank == 0 and job.spec.checkpoint.url is None:
@@ -254,6 +255,23 @@ def _tolerations(given: Iterable[Manifest]) -> list[Manifest]:
     ]  # fmt: skip
     ours = [{"key": names.GPU_RESOURCE, "operator": "Exists"}, *lost]
     return [toleration for toleration in ours if toleration["key"] not in spoken]
+
+
+def _keep_away(spec: Manifest, nodes: Iterable[str]) -> None:
+    """Require other nodes than these, in addition to what the template requires of nodes."""
+    # By name: the label kubernetes.io/hostname need not be the node's name. A field takes one value.
+    fields: list[Manifest] = [
+        {"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes
+    ]
+    if not fields:
+        return
+    affinity = spec["affinity"] = spec.get("affinity") or {}
+    of_nodes = affinity["nodeAffinity"] = affinity.get("nodeAffinity") or {}
+    kind = "requiredDuringSchedulingIgnoredDuringExecution"
+    # A node has to meet one of the terms.
+    terms = (of_nodes.get(kind) or {}).get("nodeSelectorTerms") or [{}]
+    terms = [{**term, "matchFields": [*(term.get("matchFields") or ()), *fields]} for term in terms]
+    of_nodes[kind] = {"nodeSelectorTerms": terms}
 
 
 def _restrict(spec: Manifest) -> None:

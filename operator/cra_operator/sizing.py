@@ -35,12 +35,14 @@ class Cohort:
         generation: Number of this set of pods.
         size: Size of the run once they take part.
         ranks: Which of its workers they are.
+        avoid: Nodes that they keep away from.
     """
 
     run: int
     generation: int
     size: Size
     ranks: tuple[int, ...]
+    avoid: tuple[str, ...] = ()
 
     @property
     def joins(self) -> bool:

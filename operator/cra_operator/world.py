@@ -9,10 +9,11 @@ from functools import cached_property
 
 from cra_operator.actions import Refusal
 from cra_operator.admission import Ask, Verdict, ask_for, bound_gpus
-from cra_operator.api import MANAGER, Job, RunStatus
+from cra_operator.api import MANAGER, MAX_AVOIDED_NODES, Job, RunStatus
 from cra_operator.controller.observation import Observation
 from cra_operator.controller.target import Target
 from cra_operator.sizing import Size, gpus_per_worker, least, wanted
+from cra_operator.stragglers import Choice, choose
 from cra_operator.view import NodeView, PodView, is_live
 
 ACTIVE = ("Starting", "Running", "Rescaling", "Suspending")
@@ -187,6 +188,44 @@ class World:
         return vacant or tuple(range(self.size.workers, self.wanted.workers))
 
     @property
+    def avoided(self) -> tuple[str, ...]:
+        """Nodes that pods in the place of lost workers keep away from, as others were slow there for good."""
+        vacant = self.openings and self.goal == self.size
+        return tuple(self._run_status.avoided_nodes or ()) if vacant else ()
+
+    @cached_property
+    def stragglers(self) -> tuple[PodView, ...]:
+        """The workers that the last look at the run found slow for good, by rank."""
+        seen = self.observation
+        if seen is None or seen.run != self.run:
+            return ()
+        return tuple(pod for pod in self.current if pod.name in seen.stragglers)
+
+    @property
+    def slow_nodes(self) -> tuple[str, ...]:
+        """Nodes where a worker of the run is slow for good, or was and was replaced."""
+        nodes = [*(self._run_status.avoided_nodes or ()), *(pod.node for pod in self.stragglers if pod.node)]
+        return tuple(dict.fromkeys(nodes))[-MAX_AVOIDED_NODES:]
+
+    @cached_property
+    def choice(self) -> Choice:
+        """Which of them is to be replaced."""
+        scaling = self.job.spec.scaling
+        return choose(
+            self.stragglers,
+            policy=scaling.stragglers,
+            last=self._run_status.replaced_time,
+            cooldown=scaling.cooldown_seconds,
+            now=self.now,
+        )
+
+    @cached_property
+    def replaceable(self) -> PodView | None:
+        """The straggler for which another place is asked for; none while the run is changed otherwise."""
+        at_rest = self.joining is None and not self.leaving and not self.openings and self.wanted == self.size
+        return self.choice.pod if self.phase == "Running" and self.elastic and at_rest else None
+
+    @property
     def goal(self) -> Size:
         """Size of the run once the openings are filled."""
         workers = max(self.size.workers, self.openings[-1] + 1 if self.openings else 0)
@@ -220,10 +259,12 @@ def asks_for(world: World, priority: int = 0) -> Ask | None:
         return None
     if phase == "Running" and world.elastic and not world.reshapes:
         settled = world.joining is None and not world.leaving and world.wanted.workers >= world.size.workers
+        if world.replaceable is not None:
+            return _ask_for_another_place(world, world.replaceable, priority)
         if not settled or not world.openings or world.waits:
             return None
         extra = Size(workers=len(world.openings), gpus_per_worker=world.size.gpus_per_worker)
-        return ask_for(job, extra, priority=priority)
+        return ask_for(job, extra, priority=priority, avoid=world.avoided)
     if phase in ACTIVE:
         asks = world.wanted != world.size
     else:
@@ -234,3 +275,9 @@ def asks_for(world: World, priority: int = 0) -> Ask | None:
     # A job at work keeps its size rather than stop for one that is not quite what is wanted.
     smallest = world.wanted if phase in ACTIVE else least(job.spec.scaling)
     return ask_for(job, world.wanted, least=smallest, priority=priority, held=bound_gpus(world.pods))
+
+
+def _ask_for_another_place(world: World, pod: PodView, priority: int) -> Ask:
+    """GPUs as many as this worker has, on a node where no worker is or was slow for good."""
+    size = Size(workers=1, gpus_per_worker=pod.gpus)
+    return ask_for(world.job, size, priority=priority, avoid=world.slow_nodes, held={pod.node: pod.gpus})

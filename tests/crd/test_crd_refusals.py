@@ -219,6 +219,24 @@ REFUSED: list[tuple[str, Manifest, Mapping[str, Any], tuple[str, ...]]] = [
         {"spec.scaling.cooldownSeconds": -1},
         ("spec.scaling.cooldownSeconds", "greater than or equal to 0"),
     ),
+    (
+        "stragglers-unknown",
+        BUILT_IN,
+        {"spec.scaling.stragglers": "Ignore"},
+        ("spec.scaling.stragglers", '"Report", "Replace"'),
+    ),
+    (
+        "stragglers-of-a-script-that-is-not-elastic",
+        OWN_POD,
+        {"spec.scaling.stragglers": "Replace"},
+        ("spec.scaling.stragglers", "set spec.scaling.elastic to true"),
+    ),
+    (
+        "stragglers-of-a-workload-made-rigid",
+        BUILT_IN,
+        {"spec.scaling.stragglers": "Replace", "spec.scaling.elastic": False},
+        ("spec.scaling.stragglers", "stragglers to Report"),
+    ),
     # objective
     (
         "objective-empty",

@@ -111,6 +111,7 @@ def test_the_smallest_job_gets_every_default(jobs: JobApi) -> None:
             "gpusPerWorker": 1,
             "mode": "Auto",
             "cooldownSeconds": 60,
+            "stragglers": "Report",
         },
         "objective": {"alpha": 1, "beta": 1},
         "allocator": {

@@ -78,6 +78,7 @@ FREE: list[tuple[str, Mapping[str, Any]]] = [
     ("pinned-size", {"spec.scaling.gpus": 4}),
     ("gpus-per-worker", {"spec.scaling.gpusPerWorker": 2}),
     ("elastic", {"spec.scaling.elastic": False}),
+    ("stragglers", {"spec.scaling.stragglers": "Replace"}),
     (
         "policy",
         {

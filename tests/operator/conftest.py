@@ -10,13 +10,14 @@ from e2e.local import Cluster, NodeSpec
 from e2e.operator_chart import install_crd
 from tests.operator.operator_process import OperatorProcess, User
 
-NODES = [NodeSpec(name="gpu-0", gpus=4, gpu_type="H100")]
+NODES = [NodeSpec(name=name, gpus=4, gpu_type="H100") for name in ("gpu-0", "spare")]
 
 
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Cluster]:
-    """One node with four GPUs."""
+    """One node with four GPUs, and another that takes pods only where a test says so."""
     with Cluster.start(f"operator-{os.getpid()}", nodes=NODES) as cluster:
+        cluster.kubectl("cordon", "spare")
         install_crd(cluster)
         yield cluster
 

@@ -80,6 +80,14 @@ def make_node(name: str = "gpu-0", gpus: int = 8, **fields: Any) -> NodeView:
     return NodeView(name=name, gpus=gpus, gpu_type="A100", **fields)
 
 
+def _nodes_ruled_out(spec: dict[str, Any]) -> set[str]:
+    """Nodes whose names all terms of a pod's node affinity rule out."""
+    affinity = spec.get("affinity", {}).get("nodeAffinity", {})
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    fields = [term.get("matchFields", []) for term in required.get("nodeSelectorTerms", [])]
+    return set.intersection(*({one["values"][0] for one in term} for term in fields)) if fields else set()
+
+
 class MiniCluster:
     """Jobs, pods and nodes, and the operator's decisions about them."""
 
@@ -93,6 +101,7 @@ class MiniCluster:
         self.targets: dict[JobKey, Target] = {}
         self.look_again: dict[JobKey, datetime | None] = {}
         self._uids = itertools.count()
+        self._kept_away: dict[tuple[str, str], set[str]] = {}
 
     # --- what users do --------------------------------------------------------------------------------------
 
@@ -140,6 +149,7 @@ class MiniCluster:
                 pods=self.pods_of(job.key),
                 nodes=self.nodes,
                 image="",
+                observation=self.observations.get(job.key),
                 target=self.targets.get(job.key),
                 now=self.now,
             )
@@ -200,6 +210,7 @@ class MiniCluster:
         if key in self.pods:
             return  # 409: it is the one that was meant
         limits = spec["containers"][0]["resources"]["limits"]
+        self._kept_away[key] = _nodes_ruled_out(spec)
         self.pods[key] = PodView(
             namespace=meta["namespace"],
             name=meta["name"],
@@ -256,6 +267,8 @@ class MiniCluster:
                 continue
             taken = bound_gpus(self.pods.values())
             for node in self.nodes.values():
+                if node.name in self._kept_away.get(pod.key, ()):
+                    continue
                 if node.ready and node.gpus - taken.get(node.name, 0) >= pod.gpus:
                     self.change(pod, node=node.name, scheduled=self.now, unschedulable="")
                     break

@@ -18,6 +18,21 @@ result = {"outcome": "succeeded", "metrics": {"accuracy": 0.97}, "seconds": 1.5,
 if os.environ["RANK"] == "0":
     json.dump(result, open("/dev/termination-log", "w"))
 """
+SLOW_AT_FIRST = """
+import http.server, os, signal, sys
+slow = os.environ["RANK"] == "1" and os.environ["CRA_GENERATION"] == "1"
+
+class Metrics(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.end_headers()
+        self.wfile.write(f'cra_trainer_straggler{{rank="{os.environ["RANK"]}"}} {int(slow)}\\n'.encode())
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+port = int(os.environ["CRA_METRICS_PORT"])
+http.server.ThreadingHTTPServer((os.environ["CRA_POD_IP"], port), Metrics).serve_forever()
+"""
 ELASTIC = {"minGPUs": 1, "maxGPUs": 4, "elastic": True}
 RAISE = f"import os\nif os.environ['RANK'] == '1': raise KeyError('label')\n{WAIT}"
 
@@ -125,6 +140,29 @@ def test_a_lost_worker_is_replaced_while_the_others_train(operator: OperatorProc
     status = user.status("hurt")
     assert (status["phase"], status["restarts"], status["failures"]) == ("Running", 0, 0)
     assert user.condition("hurt", "Degraded")["status"] == "False"
+
+
+def test_a_straggler_moves_to_another_node_once_there_is_one(operator: OperatorProcess, user: User) -> None:
+    user.apply("uneven", SLOW_AT_FIRST, scaling={**ELASTIC, "minGPUs": 2, "stragglers": "Replace"})
+    user.wait("uneven", "Running")
+    leader, slow = user.pods("uneven")
+    wait_for(lambda: user.condition("uneven", "Degraded").get("reason") == "Straggler", "it is named")
+    message = user.condition("uneven", "Degraded")["message"]
+    assert message.startswith("slow for good: uneven-1-1 on gpu-0;")
+    assert "It stays: no other node has room" in message
+    assert user.pods("uneven")[1]["metadata"]["uid"] == slow["metadata"]["uid"]
+    user.cluster.kubectl("uncordon", "spare")
+    try:
+        wait_for(lambda: dict(user.events("uneven")).get("Replaced"), "a pod in its place")
+    finally:
+        user.cluster.kubectl("cordon", "spare")
+    stayed, new = user.pods("uneven")
+    assert stayed["metadata"]["uid"] == leader["metadata"]["uid"]
+    assert (new["metadata"]["name"], new["spec"]["nodeName"]) == ("uneven-2-1", "spare")
+    assert "(pod uneven-1-1 on gpu-0) was slow for good" in dict(user.events("uneven"))["ReplacingStraggler"]
+    status = user.status("uneven")
+    assert (status["phase"], status["restarts"], status["rescales"]) == ("Running", 0, 0)
+    assert user.condition("uneven", "Degraded")["status"] == "False"
 
 
 def test_suspend_gives_everything_back_and_resume_goes_on(operator: OperatorProcess, user: User) -> None:

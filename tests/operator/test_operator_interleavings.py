@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cra_operator.api import JobKey
+from cra_operator.controller.observation import Observation, WorkerSample
 from cra_operator.controller.target import Target
 from cra_operator.view import PodView
 from cra_operator.world import ACTIVE, FINISHED
-from tests.operator.operator_world import MiniCluster, make_job, make_node
+from tests.operator.operator_world import START, MiniCluster, make_job, make_node
 
 NAMES = ("a", "b")
 jobs = st.sampled_from([("default", name) for name in NAMES])
@@ -199,7 +200,7 @@ class Living(Anything):
         self.limit = limit
         self.generations = Counter()
         self.gpu_seconds = {}
-        scaling = {"gpus": 3}
+        scaling = {"gpus": 3, "stragglers": "Replace"}
         key = self.cluster.apply(make_job("b", maximum=4, backoffLimit=limit, scaling=scaling))
         self.cluster.apply(make_job("a", maximum=4, suspend=True, scaling={"elastic": False}))
         self.cluster.run(key)
@@ -221,6 +222,20 @@ class Living(Anything):
         self.cluster.wait(5)
         self.cluster.settle()
 
+    @rule(rank=st.integers(0, 2), crash_after=st.none() | st.integers(0, 2))
+    def a_worker_is_slow(self, rank: int, crash_after: int | None) -> None:
+        key = ("default", "b")
+        self.it_goes_on(seconds=20, ready=True)
+        pod = self._pod(key, rank)
+        if pod is not None:
+            workers = {pod.name: WorkerSample(straggler=True)}
+            self.cluster.observations[key] = Observation(time=START, run=pod.run, workers=workers)
+            self.cluster.reconcile(key, crash_after=crash_after)
+
+    @rule()
+    def all_are_as_fast_as_they_were(self) -> None:
+        self.cluster.observations.clear()
+
     @rule(seconds=st.sampled_from([1, 5, 20]), ready=st.booleans())
     def it_goes_on(self, seconds: int, ready: bool) -> None:
         self.cluster.settle()
@@ -237,6 +252,8 @@ class Living(Anything):
         if hasattr(self, "cluster"):
             living, other = ("default", "b"), ("default", "a")
             self.cluster.edit(other, suspend=True)
+            run = max((pod.run for pod in self.cluster.pods_of(living)), default=0)
+            self.cluster.observations[living] = Observation(time=START, run=run)
             self.cluster.edit(living, suspend=False, gpus=3, gpus_per_worker=1, elastic=True)
             for _ in range(30):
                 self.it_goes_on(seconds=20, ready=True)

@@ -71,3 +71,8 @@ class Observation:
     batch_size: int | None = None
     noise_scale: float | None = None
     pace: Pace | None = None
+
+    @property
+    def stragglers(self) -> frozenset[str]:
+        """Names of the pods that are slow for good; none without fresh metrics."""
+        return frozenset(name for name, worker in self.workers.items() if worker.straggler)

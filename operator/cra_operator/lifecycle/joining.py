@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from cra_operator.lifecycle import backoff, ending, gang, resizing
+from cra_operator.lifecycle import backoff, ending, gang, replacing, resizing
 from cra_operator.lifecycle.draft import Draft
 from cra_operator.lifecycle.failures import examine
 from cra_operator.lifecycle.measured import as_worker, note_strength
@@ -32,7 +32,9 @@ def expected(world: World, draft: Draft) -> Size:
 def begin(world: World, draft: Draft) -> None:
     """Create pods for all openings; what is left of earlier ones goes."""
     generation = world.generation + 1
-    cohort = Cohort(run=world.run, generation=generation, size=world.goal, ranks=world.openings)
+    cohort = Cohort(
+        run=world.run, generation=generation, size=world.goal, ranks=world.openings, avoid=world.avoided
+    )
     draft.set(generation=generation)
     draft.set_run(joining=generation)
     _announce(world, draft, cohort)
@@ -97,7 +99,7 @@ def _cohort(world: World) -> Cohort:
     each = world.size.gpus_per_worker
     size = Size(workers=told.workers, gpus_per_worker=each) if told is not None else world.goal
     ranks = told.joining if told is not None else ()
-    return Cohort(run=world.run, generation=world.joining, size=size, ranks=ranks)
+    return Cohort(run=world.run, generation=world.joining, size=size, ranks=ranks, avoid=world.avoided)
 
 
 def _wait(world: World, draft: Draft, cohort: Cohort, missing: tuple[int, ...]) -> None:
@@ -174,6 +176,8 @@ def _roll_back(world: World, draft: Draft, cohort: Cohort, why: str) -> None:
         draft.set(desired_gpus=world.size.gpus)
     draft.set(retry_after=world.now + wait)
     draft.set_run(joining=None, missed_gpus=cohort.size.gpus, setbacks=setbacks)
+    if cohort.avoid:
+        replacing.take_any_node(draft)
     draft.condition("Rescaling", False, "RolledBack", message)
     draft.tell("RolledBack", message, warning=True)
     note_strength(draft, world.size, message)

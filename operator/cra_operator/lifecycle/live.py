@@ -13,7 +13,7 @@ newcomers that it was meant to be.
 
 from __future__ import annotations
 
-from cra_operator.lifecycle import gang, joining, losses, resizing
+from cra_operator.lifecycle import gang, joining, losses, replacing, resizing
 from cra_operator.lifecycle.draft import Draft
 from cra_operator.lifecycle.measured import note_strength, note_training
 from cra_operator.lifecycle.words import count
@@ -25,7 +25,7 @@ _LIVE = ("Growing", "Shrinking", "Replacing")
 
 
 def tend(world: World, draft: Draft) -> None:
-    """Do the first of these that applies: mourn, take in, send off, invite, train."""
+    """Do the first of these that applies: mourn, take in, send off, replace, invite, train."""
     draft.set_run(gpus=world.size.gpus, joining=world.joining)
     note_training(world, draft)
     if world.leader is not None and world.leader.phase == "Succeeded":
@@ -53,8 +53,12 @@ def _change_size(world: World, draft: Draft) -> None:
         _wait_for_leavers(world, draft)
     elif draft.was("Rescaling", "Shrinking") and world.job.status.is_true("Rescaling"):
         _finish_shrinking(world, draft)
+    elif world.replaceable is not None and verdict is not None and verdict.fits:
+        replacing.send_away(world, draft, world.replaceable)
     elif verdict is not None and verdict.fits:
         joining.begin(world, draft)
+    elif verdict is not None and world.avoided:
+        replacing.take_any_node(draft)
     else:
         resizing.note_wish(world, draft)
 

@@ -108,7 +108,7 @@ def note_observation(world: World, draft: Draft) -> None:
     _note_pace(world, draft, seen)
     _note_failing_checkpoints(world, draft, failing=seen.checkpoint_failing)
     if not seen.checkpoint_failing:
-        _note_stragglers(world, draft, seen)
+        _note_stragglers(world, draft)
 
 
 def _note_pace(world: World, draft: Draft, seen: Observation) -> None:
@@ -142,21 +142,31 @@ def _note_failing_checkpoints(world: World, draft: Draft, *, failing: bool) -> N
     _note_trouble(world, draft, CHECKPOINT_FAILED, message if failing else None, over)
 
 
-def _note_stragglers(world: World, draft: Draft, seen: Observation) -> None:
+def _note_stragglers(world: World, draft: Draft) -> None:
     """A worker that is slow for good costs its GPU more than it gives; its owner should know which it is."""
-    slow = [worker for worker in draft.get("workers") if _straggles(worker, seen)]
-    names = ", ".join(f"{worker.pod} on {worker.node or 'no node'}" for worker in slow)
+    slow = world.stragglers
+    names = ", ".join(f"{pod.name} on {pod.node or 'no node'}" for pod in slow)
     message = (
         f"slow for good: {names}; it trains a smaller share, so that the others wait less. "
-        "See what slows it there, or delete the pod to have another one"
+        f"{_what_becomes_of_stragglers(world)}"
     )
     over = ("StragglerRecovered", "all workers are as fast as they were")
     _note_trouble(world, draft, STRAGGLER, message if slow else None, over)
+    if slow and world.choice.until is not None:
+        draft.look_again(world.choice.until)
 
 
-def _straggles(worker: WorkerStatus, seen: Observation) -> bool:
-    sample = seen.workers.get(worker.pod or "")
-    return sample is not None and sample.straggler
+def _what_becomes_of_stragglers(world: World) -> str:
+    verdict = world.verdict
+    if world.job.spec.scaling.stragglers == "Report":
+        return "See what slows it there, or delete the pod to have another one"
+    if world.choice.why:
+        return f"It stays: {world.choice.why}"
+    if world.replaceable is None or verdict is None:
+        return "Another pod takes its place when the run has the size that is wanted"
+    if not verdict.fits:
+        return f"It stays: no other node has room for a pod in its place ({verdict.message})"
+    return f"Another pod takes the place of {world.replaceable.name}"
 
 
 def _note_trouble(

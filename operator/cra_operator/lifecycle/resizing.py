@@ -126,7 +126,7 @@ def note_wish(world: World, draft: Draft) -> None:
         draft.look_again(retry)
         return
     draft.set(desired_gpus=world.wanted.gpus)
-    if world.verdict is not None:
+    if world.verdict is not None and world.replaceable is None:
         message = f"keeps {world.size}: {world.verdict.message}"
         draft.condition("Rescaling", False, "WaitingForGPUs", message)
         if draft.get("phase") == "Running":
