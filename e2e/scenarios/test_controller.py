@@ -31,6 +31,7 @@ pytestmark = pytest.mark.cluster
 
 LONG = 2000
 RESIDENT = {"minGPUs": 6, "maxGPUs": 6, "gpusPerWorker": 3}
+FAST, SLOW = "NVIDIA-A100-SIM", "NVIDIA-T4-SIM"
 
 
 def decided(epochs: int = LONG, *, most: int = 2, **spec: Any) -> dict[str, Any]:
@@ -78,6 +79,34 @@ def test_a_job_grows_gives_way_to_a_more_important_one_and_grows_again(reach: Re
     assert "Rescaled: 2 → 1 GPU while training went on: goodput: " in said
     assert "(priority 1000) waits for 1 GPU" in said
     reach.kubectl("delete", "crj", "-n", namespace, "steady", "resident")
+
+
+def test_new_workers_go_where_the_type_of_gpu_that_is_faster_for_their_job_is_free(
+    reach: Reach, namespace: str
+) -> None:
+    # Two GPUs are left, one of each type: a job that trains on both learns what each is worth to it.
+    resident = script_job("import time\ntime.sleep(3600)", scaling=RESIDENT)
+    apply(reach, "resident", resident, namespace=namespace)
+    reach.wait_job("resident", running, namespace=namespace)
+    apply(reach, "learns", decided(most=3, scaling={"gpus": 2}), namespace=namespace)
+    taught = reach.wait_job(
+        "learns",
+        lambda job: trains_on(2)(job) and len(status(job).get("gpuTypes", [])) == 2,
+        namespace=namespace,
+    )
+    worth = {one["gpuType"]: one["samplesPerSecond"] for one in status(taught)["gpuTypes"]}
+    assert worth[FAST] > worth[SLOW], worth
+
+    reach.kubectl("delete", "crj", "-n", namespace, "resident")
+    patch(reach, "learns", {"spec": {"scaling": {"gpus": None}}}, namespace=namespace)
+    grown = reach.wait_job("learns", trains_on(3), namespace=namespace)
+    assert status(grown)["lastDecision"]["gpuType"] == FAST
+    assert f"new workers prefer {FAST}" in status(grown)["lastDecision"]["message"]
+    assert status(grown)["workers"][2]["gpuType"] == FAST
+    said = "\n".join(events(reach, "learns", namespace=namespace))
+    assert "Rescaled: 2 → 3 GPUs while training went on: goodput: " in said
+    assert f"times as fast for it as {SLOW}" in said
+    reach.kubectl("delete", "crj", "-n", namespace, "learns")
 
 
 def test_a_recommendation_a_pin_and_its_release(reach: Reach, namespace: str) -> None:

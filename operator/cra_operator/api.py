@@ -25,6 +25,7 @@ MANAGER = "cra.dev/operator"
 MAX_DECISIONS = 10
 MAX_SPEEDS = 16
 MAX_AVOIDED_NODES = 64
+MAX_GPU_TYPES = 8
 
 
 def _alias(name: str) -> str:
@@ -316,6 +317,14 @@ class Speed(Model):
     time: Time | None = None
 
 
+class TypeSpeed(Model):
+    """How many samples a second one GPU of a type computes for the job."""
+
+    gpu_type: str
+    samples_per_second: float
+    time: Time | None = None
+
+
 class Decision(Model):
     """A change of size with its reason; `applied` is False where it was only recommended."""
 
@@ -324,6 +333,7 @@ class Decision(Model):
     reason: str
     message: str | None = None
     policy: str | None = None
+    gpu_type: str | None = None
     weight: float | None = None
     expected_gain: float | None = None
     applied: bool | None = None
@@ -403,6 +413,7 @@ class JobStatus(Model):
     batch_size: int | None = None
     noise_scale: float | None = None
     speeds: list[Speed] = []
+    gpu_types: list[TypeSpeed] = []
     last_decision: Decision | None = None
     decisions: list[Decision] = []
     rescales: int | None = None

@@ -22,6 +22,8 @@ _GRACE_SECONDS = 60
 """Time to finish a step and to write a checkpoint after SIGTERM; trainers usually need a fraction of it."""
 _FILE_GROUP = 65532
 _CLAIM_SIZE = "10Gi"
+_STRONGEST = 100
+"""Weight of a preference among nodes, of 1 to 100."""
 _LOST_NODE_SECONDS = 30
 """How long a pod stays bound to a node that does not answer before Kubernetes evicts it (its default is 300).
 """
@@ -92,7 +94,9 @@ def claim(job: Job) -> Manifest | None:
     }
 
 
-def pod(job: Job, *, cohort: Cohort, rank: int, image: str, image_pull_policy: str) -> Manifest:
+def pod(
+    job: Job, *, cohort: Cohort, rank: int, image: str, image_pull_policy: str, gpu_type: str | None = None
+) -> Manifest:
     """One pod of a cohort.
 
     Args:
@@ -101,6 +105,7 @@ def pod(job: Job, *, cohort: Cohort, rank: int, image: str, image_pull_policy: s
         rank: Place of the pod in the run.
         image: Trainer image for built-in workloads.
         image_pull_policy: Pull policy for that image.
+        gpu_type: The type of GPU that the pod had best be on.
     """
     template = _template(job, image, image_pull_policy)
     spec: Manifest = template["spec"]
@@ -129,6 +134,8 @@ def pod(job: Job, *, cohort: Cohort, rank: int, image: str, image_pull_policy: s
     spec.setdefault("enableServiceLinks", False)
     spec["tolerations"] = [*(spec.get("tolerations") or ()), *_tolerations(spec.get("tolerations") or ())]
     _keep_away(spec, cohort.avoid)
+    if gpu_type is not None:
+        _prefer(spec, gpu_type)
     trainer = next(c for c in spec["containers"] if c["name"] == names.TRAINER_CONTAINER)
     _equip(trainer, job, cohort, rank)
     if rank == 0 and job.spec.checkpoint.url is None:
@@ -272,6 +279,16 @@ def _keep_away(spec: Manifest, nodes: Iterable[str]) -> None:
     terms = (of_nodes.get(kind) or {}).get("nodeSelectorTerms") or [{}]
     terms = [{**term, "matchFields": [*(term.get("matchFields") or ()), *fields]} for term in terms]
     of_nodes[kind] = {"nodeSelectorTerms": terms}
+
+
+def _prefer(spec: Manifest, gpu_type: str) -> None:
+    """Ask for nodes with this type of GPU, beside whatever the template asks for; others will do."""
+    affinity = dict(spec.get("affinity") or {})
+    node = dict(affinity.get("nodeAffinity") or {})
+    wish = {"key": names.GPU_PRODUCT_LABEL, "operator": "In", "values": [gpu_type]}
+    term = {"weight": _STRONGEST, "preference": {"matchExpressions": [wish]}}
+    key = "preferredDuringSchedulingIgnoredDuringExecution"
+    spec["affinity"] = affinity | {"nodeAffinity": node | {key: [*(node.get(key) or ()), term]}}
 
 
 def _restrict(spec: Manifest) -> None:

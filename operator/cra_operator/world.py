@@ -157,6 +157,11 @@ class World:
         )
         return self.target if decides else None
 
+    @property
+    def gpu_type(self) -> str | None:
+        """The type of GPU that new workers had best be on, if it matters."""
+        return self.target.gpu_type if self.target is not None else None
+
     @cached_property
     def size(self) -> Size:
         """The size of the run when it is complete; what the status aims at when nothing is left to tell."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cra_operator.api import Job, JobKey, JobStatus
+from cra_operator.api import Job, JobKey, JobStatus, TypeSpeed, WorkerStatus
 from cra_operator.config import Config
 from cra_operator.controller.sharing import Quota
 from cra_operator.controller.target import Target
@@ -110,6 +110,55 @@ def test_what_fits_is_counted_in_whole_workers_on_nodes_that_admit_the_job() -> 
         ("default", "pair"): 4,
         ("default", "picky"): 3,
     }
+
+
+MIXED = {"a": make_node("a", 4), "t": make_node("t", 4, gpu_type="T4")}
+
+
+def taught(job: Job, *types: str, **speeds: float) -> Job:
+    """The same job once it knows what a GPU of each type computes, with one worker on each of these."""
+    told = {
+        "gpu_types": [TypeSpeed(gpu_type=kind, samples_per_second=s) for kind, s in speeds.items()],
+        "workers": [WorkerStatus(rank=r, gpus=1, gpu_type=kind) for r, kind in enumerate(types)],
+        "speeds": [s.model_copy(update={"gpu_type": types[0]}) for s in job.status.speeds],
+    }
+    return job.model_copy(update={"status": job.status.model_copy(update=told)})
+
+
+def test_new_workers_go_to_the_type_that_suits_their_job_and_a_waiting_one_learns_from_others() -> None:
+    known = taught(trains("known", 1, maximum=2), "T4", A100=200, T4=100)
+    waits = make_job("waits", maximum=1)
+    held = pods("known", 1, node="t")
+    told = Judge(CONFIG).decide(scene([known, waits], held=held, nodes=MIXED)).targets
+    assert (told[known.key].gpus, told[known.key].gpu_type) == (2, "A100")
+    assert told[known.key].message.endswith("new workers prefer A100, 2.0 times as fast for it as T4")
+    assert told[waits.key].gpu_type == "A100"
+
+
+def test_a_job_on_slow_gpus_expects_more_of_growing_than_one_on_fast_ones() -> None:
+    fast = taught(trains("fast", 1), "A100", A100=400, T4=100)
+    slow = taught(trains("slow", 1), "T4", A100=400, T4=100)
+    held = [*pods("fast", 1, node="a"), *pods("slow", 1, node="t")]
+    told = Judge(CONFIG).decide(scene([fast, slow], held=held, nodes=MIXED)).targets
+    assert (told[slow.key].gain or 0) > 1 > (told[fast.key].gain or 0) > 0
+
+
+def test_on_one_type_of_gpu_decisions_are_what_they_are_without_types() -> None:
+    jobs = [taught(trains("a", 2), "A100", "A100", A100=100, T4=1), trains("b", 1), make_job("c", minimum=2)]
+    plain = [jobs[0].model_copy(update={"status": jobs[0].status.model_copy(update={"gpu_types": []})})]
+    held = [*pods("a", 2), *pods("b", 1)]
+    told = Judge(CONFIG).decide(scene(jobs, held=held)).targets
+    assert told == Judge(CONFIG).decide(scene([*plain, *jobs[1:]], held=held)).targets
+    unlabelled = {"gpu-0": make_node(gpu_type="")}
+    assert told == Judge(CONFIG).decide(scene(jobs, held=held, nodes=unlabelled)).targets
+
+
+def test_types_that_nobody_measured_change_no_decision() -> None:
+    jobs = [trains("a", 2), make_job("c", minimum=2)]
+    one = {name: make_node(name, 4) for name in MIXED}
+    seen = [scene(jobs, held=pods("a", 2, node="a"), nodes=nodes) for nodes in (one, MIXED)]
+    first, second = (Judge(CONFIG).decide(each).targets for each in seen)
+    assert first == second
 
 
 class Cluster:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from cra_operator.api import MAX_SPEEDS, JobStatus, Speed, WorkerStatus
-from cra_operator.controller.observation import Observation, Pace
-from cra_operator.controller.speeds import learn
+from cra_operator.api import MAX_GPU_TYPES, MAX_SPEEDS, JobStatus, Speed, TypeSpeed, WorkerStatus
+from cra_operator.controller.observation import Observation, Pace, WorkerSample
+from cra_operator.controller.speeds import learn, learn_types
 from tests.operator.operator_world import START
 
 
@@ -131,3 +132,53 @@ def test_they_survive_the_way_through_the_api_server() -> None:
     speeds = after(look(0.4, 0.3), look(0.5, at=3))
     status = JobStatus(speeds=speeds)
     assert JobStatus.model_validate(status.wire()).speeds == speeds
+
+
+def computing(*capability: float | None, at: int = 0) -> Observation:
+    """A look at workers that were measured to compute so many samples a second."""
+    seen = look(at=at, count=len(capability))
+    return replace(
+        seen, workers={f"p{rank}": WorkerSample(capability=c) for rank, c in enumerate(capability)}
+    )
+
+
+def types_after(*looks: Observation, types: tuple[str, ...], each: int = 1) -> list[TypeSpeed]:
+    known: list[TypeSpeed] = []
+    for seen in looks:
+        those = [w.model_copy(update={"gpus": each}) for w in workers(len(seen.workers), types=types)]
+        known = learn_types(known, seen, those)
+    return known
+
+
+def test_a_job_on_several_types_teaches_what_a_gpu_of_each_is_worth() -> None:
+    known = types_after(computing(200, 90, 210, 100), types=("A100", "T4"), each=2)
+    assert [(one.gpu_type, one.samples_per_second) for one in known] == [("A100", 105), ("T4", 50)]
+    assert JobStatus.model_validate(JobStatus(gpu_types=known).wire()).gpu_types == known
+
+
+def test_a_worker_that_is_slow_by_itself_does_not_speak_for_its_type() -> None:
+    (known,) = types_after(computing(100, 12, 100), types=("A100",))
+    assert known.samples_per_second == 100
+
+
+def test_what_a_type_is_worth_follows_slowly_and_one_look_counts_once() -> None:
+    first, later = computing(100), computing(150, at=1)
+    (known,) = types_after(first, later, later, types=("A100",))
+    assert known.samples_per_second == pytest.approx(100 * 1.5**0.2, rel=1e-3)
+    half = replace(first, time=first.time + timedelta(milliseconds=300))
+    assert types_after(half, half, types=("A100",))[0].samples_per_second == 100
+
+
+def test_nothing_is_learnt_of_types_without_measurements_or_of_other_workers() -> None:
+    assert types_after(computing(None, None), types=("A100",)) == []
+    assert learn_types([], computing(100, 100), workers(3)) == []
+    assert learn_types([], replace(computing(100), pace=None), workers(1)) == []
+    assert learn_types([], computing(100), [WorkerStatus(rank=0, pod="p0", node="n", gpus=1)]) == []
+
+
+def test_of_too_many_types_those_seen_longest_ago_go() -> None:
+    looks = [(computing(100, at=at), f"type-{9 - at}") for at in range(MAX_GPU_TYPES + 1)]
+    known: list[TypeSpeed] = []
+    for seen, kind in looks:
+        known = learn_types(known, seen, workers(1, types=(kind,)))
+    assert [one.gpu_type for one in known] == [f"type-{n}" for n in range(1, 9)]

@@ -48,6 +48,7 @@ STATUS: Manifest = {
             "computeSeconds": 0.3,
         }
     ],
+    "gpuTypes": [{"gpuType": "SimGPU-A", "samplesPerSecond": 1240, "time": "2026-01-01T00:00:00Z"}],
     "startEstimate": "2026-01-01T00:00:00Z",
     "lastDecision": {
         "from": 2,
@@ -55,6 +56,7 @@ STATUS: Manifest = {
         "reason": "Gain",
         "message": "2 to 4: 38% sooner",
         "policy": "attention",
+        "gpuType": "SimGPU-A",
         "weight": 0.25,
         "expectedGain": 0.38,
         "applied": True,

@@ -77,7 +77,7 @@ def ended(pod: PodView, code: int, *, at: datetime = START, message: str = "", r
 
 def make_node(name: str = "gpu-0", gpus: int = 8, **fields: Any) -> NodeView:
     """A ready GPU node."""
-    return NodeView(name=name, gpus=gpus, gpu_type="A100", **fields)
+    return NodeView(**{"name": name, "gpus": gpus, "gpu_type": "A100", **fields})
 
 
 def _nodes_ruled_out(spec: dict[str, Any]) -> set[str]:

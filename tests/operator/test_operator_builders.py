@@ -14,7 +14,13 @@ from tests.operator.operator_world import make_job
 
 
 def built(
-    job: Job, rank: int = 0, *, workers: int = 2, each: int = 1, joining: tuple[int, ...] = ()
+    job: Job,
+    rank: int = 0,
+    *,
+    workers: int = 2,
+    each: int = 1,
+    joining: tuple[int, ...] = (),
+    gpu_type: str | None = None,
 ) -> dict[str, Any]:
     """A pod of the run that generation 3 began; with `joining`, one of generation 5, which joins it."""
     cohort = Cohort(
@@ -23,7 +29,9 @@ def built(
         size=Size(workers=workers, gpus_per_worker=each),
         ranks=joining or tuple(range(workers)),
     )
-    return build.pod(job, cohort=cohort, rank=rank, image="trainer:1", image_pull_policy="Never")
+    return build.pod(
+        job, cohort=cohort, rank=rank, image="trainer:1", image_pull_policy="Never", gpu_type=gpu_type
+    )
 
 
 def trainer_of(pod: dict[str, Any]) -> dict[str, Any]:
@@ -224,6 +232,26 @@ def test_gpu_taints_are_tolerated_and_lost_nodes_left_soon() -> None:
     own = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 900}
     kept = built(make_job(template=template(tolerations=[own])))["spec"]["tolerations"]
     assert [t for t in kept if t["key"] == own["key"]] == [own]
+
+
+def test_a_type_of_gpu_is_preferred_beside_what_the_template_asks_for() -> None:
+    zone = {"weight": 5, "preference": {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}}
+    required = {"nodeSelectorTerms": [{"matchExpressions": [{"key": "disk", "operator": "Exists"}]}]}
+    given: dict[str, Any] = {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": required,
+            "preferredDuringSchedulingIgnoredDuringExecution": [zone],
+        },
+        "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []},
+    }
+    job = make_job(template=template(nodeSelector={"a": "b"}, affinity=given))
+    made = built(job, gpu_type="T4")["spec"]
+    wish = {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["T4"]}
+    preferred = [zone, {"weight": 100, "preference": {"matchExpressions": [wish]}}]
+    node = given["nodeAffinity"] | {"preferredDuringSchedulingIgnoredDuringExecution": preferred}
+    assert made["affinity"] == {**given, "nodeAffinity": node}
+    assert made["nodeSelector"] == {"a": "b"}
+    assert built(job)["spec"]["affinity"] == given, "and the template is not touched"
 
 
 def test_pods_pass_the_restricted_standard_by_default() -> None:

@@ -59,6 +59,7 @@ def test_rank_zero_tells_the_progress_and_every_rank_its_part() -> None:
             trainer("share_ratio", 0.6),
             trainer("share_ratio", 0.4, rank=1),
             trainer("performance", 480),
+            trainer("capability_samples_per_second", 520),
             trainer("checkpoint_step", 40),
             trainer("checkpoint_timestamp_seconds", START.timestamp()),
         ]
@@ -73,7 +74,7 @@ def test_rank_zero_tells_the_progress_and_every_rank_its_part() -> None:
         "digits-1-0": 0.6,
         "digits-1-1": 0.4,
     }
-    assert seen.workers["digits-1-0"].performance == 480
+    assert (seen.workers["digits-1-0"].performance, seen.workers["digits-1-0"].capability) == (480, 520)
     assert seen.checkpoint is not None
     assert (seen.checkpoint.step, seen.checkpoint.time) == (40, START)
 

@@ -86,6 +86,17 @@ def test_speeds_and_reward_reach_the_status_and_the_reward_its_column() -> None:
     assert (cluster.status(key).speeds, cluster.status(key).reward) == (known, status.reward)
 
 
+def test_what_a_gpu_of_its_type_computes_reaches_the_status() -> None:
+    cluster, key = running()
+    pods = frozenset({"digits-1-0", "digits-1-1"})
+    workers = {pod: WorkerSample(capability=120.0) for pod in pods}
+    cluster.observations[key] = seen(workers=workers, pace=Pace(pods=pods, step_seconds=0.25))
+    cluster.settle()
+    assert [(one.gpu_type, one.samples_per_second) for one in cluster.status(key).gpu_types] == [
+        ("A100", 120.0)
+    ]
+
+
 def test_missing_metrics_keep_the_last_values_and_are_said() -> None:
     cluster, key = running()
     cluster.observations[key] = seen()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cra_operator.actions import CreatePod, Plan
 from cra_operator.api import Decision, JobKey
 from cra_operator.controller.target import Target
 from tests.operator.operator_world import START, MiniCluster, make_job, make_node
@@ -50,6 +51,44 @@ def test_a_job_grows_as_the_controller_wants_and_says_why() -> None:
     assert (made.from_, made.to, made.reason, made.message) == (2, 4, "GrowthPays", "goodput: 60% faster")
     assert (made.policy, made.weight, made.expected_gain, made.applied) == ("goodput", 0.7, 0.6, True)
     assert "Rescaled: 2 → 4 GPUs while training went on: goodput: 60% faster" in told(cluster)
+
+
+def affinity_of(plan: Plan) -> list[Any]:
+    """The affinity of the pods that a plan creates."""
+    return [a.manifest["spec"].get("affinity") for a in plan.actions if isinstance(a, CreatePod)]
+
+
+def test_workers_that_join_prefer_the_type_that_the_controller_names_and_the_decision_keeps_it() -> None:
+    cluster, key = running()
+    why = "goodput: 60% faster; new workers prefer T4"
+    cluster.targets[key] = Target(gpus=4, reason="GrowthPays", message=why, policy="goodput", gpu_type="T4")
+    plan = cluster.reconcile(key)
+    terms = [
+        found["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+        for found in affinity_of(plan)
+    ]
+    assert [term[0]["preference"]["matchExpressions"][0]["values"] for term in terms] == [["T4"], ["T4"]]
+    assert decision(cluster, key).gpu_type == "T4"
+    cluster.targets[key] = Target(
+        gpus=4, policy="goodput", reason="Steady", message="goodput: as it should be"
+    )
+    cluster.run(key)
+    assert f"Rescaled: 2 → 4 GPUs while training went on: {why}" in told(cluster)
+
+
+def test_a_job_that_starts_prefers_the_type_that_the_controller_names_and_says_why() -> None:
+    cluster = MiniCluster(make_node(gpus=3))
+    key = cluster.apply(make_job(minimum=2))
+    cluster.targets[key] = Target(policy="goodput", gpu_type="T4", message="new workers prefer T4")
+    plan = cluster.reconcile(key)
+    assert all(affinity_of(plan))
+    assert told(cluster) == ["Started: generation 1 with 2 GPUs; new workers prefer T4"]
+
+
+def test_pods_ask_for_no_type_where_the_controller_names_none() -> None:
+    cluster, key = running()
+    cluster.targets[key] = Target(gpus=4, policy="goodput")
+    assert affinity_of(cluster.reconcile(key)) == [None, None]
 
 
 def test_a_job_shrinks_for_another_and_says_for_whom() -> None:

@@ -1,7 +1,8 @@
 """The cluster as a policy sees it: jobs, pods and nodes as arrays.
 
-All GPUs are one pool here, whatever their type: a job is not pinned to one, its pods go where the scheduler
-finds room, and what a type means for a job's speed is in the speeds that it was measured at.
+All GPUs are one pool here, whatever their type: a job is not pinned to one. What types mean for a job is in
+its speeds: those that it was measured at, and those predicted with more GPUs, which may be slower or faster
+than its own (`gpu_types.growths`). Which type new workers had best be on is chosen afterwards (`landing`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from cra_operator.admission import admits, alike, ask_for
 from cra_operator.api import Job, JobKey
+from cra_operator.controller.gpu_types import Worth, growths
 from cra_operator.controller.modelling import Outlooks
 from cra_operator.controller.policy import ClusterObservation, Floats, Ints, Sizes
 from cra_operator.sizing import Size, gpus_per_worker
@@ -55,6 +57,7 @@ def census(
     priorities: Mapping[JobKey, int],
     now: datetime,
     outlooks: Outlooks,
+    worth: Mapping[JobKey, Worth] | None = None,
 ) -> Census:
     """Count what there is.
 
@@ -65,6 +68,7 @@ def census(
         priorities: Value of each job's priority class; 0 where it has none.
         now: The current time.
         outlooks: Keeps models of speed between two counts.
+        worth: What types of GPU are worth to each job, if there are several.
     """
     rows = sorted(jobs, key=lambda job: (job.metadata.creation_timestamp, job.key))
     keys = tuple(job.key for job in rows)
@@ -76,7 +80,7 @@ def census(
     bounds = [_bounds(*known) for known in zip(rows, gpus, reach, strict=True)]
     sizes = sizes_on_offer(set(bounds), set(gpus), node_gpus)
     fits = runs_at(sizes, np.array(bounds, dtype=np.int64).reshape(-1, 3))
-    seen = outlooks.of(rows, sizes)
+    seen = outlooks.of(rows, sizes, growths(rows, worth or {}, at, shared))
     rate = _table([outlook.rate for outlook in seen], sizes, fits)
     throughput = _table([outlook.throughput for outlook in seen], sizes, fits)
     samples = np.array([samples_left(job) for job in rows])

@@ -207,6 +207,7 @@ def _worker(metrics: _Values) -> WorkerSample:
         share=_sum(metrics, "share_ratio"),
         weight=_sum(metrics, "weight_ratio"),
         performance=_sum(metrics, "performance"),
+        capability=_sum(metrics, "capability_samples_per_second"),
         straggler=any(metrics.get("straggler", ())),
     )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cra_operator.api import Job, JobKey, JobStatus, Speed, TrainingSpec
+from cra_operator.controller.gpu_types import Growth
 from cra_operator.controller.policy import Floats, Ints, Sizes
 from cra_operator.controller.speed import SpeedModel, SpeedPoint, fit_all, goodput
 
@@ -59,12 +60,15 @@ class Outlooks:
         self._models: dict[JobKey, _Model] = {}
         self._rows: dict[JobKey, tuple[SpeedModel, tuple[object, ...], Outlook]] = {}
 
-    def of(self, jobs: Sequence[Job], sizes: Sizes) -> list[Outlook]:
+    def of(
+        self, jobs: Sequence[Job], sizes: Sizes, growths: Mapping[JobKey, Growth] | None = None
+    ) -> list[Outlook]:
         """The outlook of each job.
 
         Args:
             jobs: The jobs; what is remembered of all others is forgotten.
             sizes: The columns; their types are taken to be those that the job would find there (`_kinds`).
+            growths: What GPUs beyond the present ones are worth, where it is not what those are.
         """
         self._fit(jobs)
         columns = (sizes.gpus.tobytes(), sizes.nodes.tobytes())
@@ -72,11 +76,12 @@ class Outlooks:
         for job in jobs:
             known = self._models[job.key]
             present = _present_types(job.status)
-            inputs = (columns, present, *_batches(job), _rounded(job.status.noise_scale))
+            growth = growths.get(job.key) if growths else None
+            inputs = (columns, present, growth, *_batches(job), _rounded(job.status.noise_scale))
             row = self._rows.get(job.key)
             if row is None or row[0] is not known.model or row[1] != inputs:
                 kinds = _kinds(present, known.kinds, sizes.gpus)
-                row = (known.model, inputs, _outlook(job, known.model, sizes, kinds))
+                row = (known.model, inputs, _outlook(job, known.model, sizes, kinds, growth))
                 self._rows[job.key] = row
             outlooks.append(row[2])
         return outlooks
@@ -99,17 +104,25 @@ class Outlooks:
         self._rows = {key: row for key, row in self._rows.items() if key in self._models}
 
 
-def _outlook(job: Job, model: SpeedModel, sizes: Sizes, kinds: Ints) -> Outlook:
+def _outlook(job: Job, model: SpeedModel, sizes: Sizes, kinds: Ints, growth: Growth | None) -> Outlook:
     here = Sizes(gpus=sizes.gpus, nodes=sizes.nodes, kind=kinds)
     base, low, high, batch = _batches(job)
-    throughput = model.throughput(here, batch)
+    # GPUs that compute twice as much do so in the time that others take for half the batch.
+    faster = 1.0 if growth is None else _mean_worth(sizes.gpus, growth)
+    throughput = model.throughput(here, batch / faster)
     noise = job.status.noise_scale
     if low == high or noise is None:
         # NB: without a noise scale a larger batch is not known to help, so none is promised.
         return Outlook(rate=goodput_row(throughput, batch, base, noise or 0.0), throughput=throughput)
     batches = np.unique(np.geomspace(low, high, _BATCHES).round())[:, None]
-    rates = goodput_row(model.throughput(here, batches), batches, base, noise)
+    rates = goodput_row(model.throughput(here, batches / faster), batches, base, noise)
     return Outlook(rate=rates.max(axis=0), throughput=throughput)
+
+
+def _mean_worth(gpus: Ints, growth: Growth) -> Floats:
+    """Worth of a GPU at each size in parts of a present one, [K]: those that are there, and new ones."""
+    more = np.maximum(gpus - growth.held, 0)
+    return 1 + more / np.maximum(gpus, 1) * (growth.factor - 1)
 
 
 def goodput_row(throughput: Floats, batch: float | Floats, base: float, noise: float) -> Floats:

@@ -11,13 +11,14 @@ from cra_operator.api import CheckpointStatus, Progress
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSample:
-    """What one pod reports: share of the batch and weight as fractions of 1, performance in samples/s, and
-    whether a rank of it has been slow for good.
+    """What one pod reports: share of the batch and weight as fractions of 1, performance, the samples/s that
+    it was measured to compute, and whether a rank of it has been slow for good.
     """
 
     share: float | None = None
     weight: float | None = None
     performance: float | None = None
+    capability: float | None = None
     straggler: bool = False
 
 

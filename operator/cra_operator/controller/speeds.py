@@ -3,6 +3,9 @@
 Each entry is a mean over the time that the job spent at one size, on one type of GPU, with about one batch.
 It moves by a fifth of the way, in the logarithm, to each new value, so that it follows what changes and
 smooths what wobbles; a single value moves it by no more than a tenth, however far off it is.
+
+What one GPU of a type is worth to the job is kept beside them, in the same way. Every rank tells what it
+computes, so a job that runs on several types at once teaches about each.
 """
 
 from __future__ import annotations
@@ -10,8 +13,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from statistics import median_high
 
-from cra_operator.api import MAX_SPEEDS, Speed, WorkerStatus
+from cra_operator.api import MAX_GPU_TYPES, MAX_SPEEDS, Speed, TypeSpeed, WorkerStatus
 from cra_operator.controller.observation import Observation
 
 _WEIGHT = 0.2
@@ -60,6 +64,41 @@ def learn(
     if len(known) > MAX_SPEEDS:
         known.remove(_least_missed(known))
     return sorted(known, key=lambda speed: (*_place(speed), speed.batch_size))
+
+
+def learn_types(
+    known: Sequence[TypeSpeed], seen: Observation, workers: Sequence[WorkerStatus]
+) -> list[TypeSpeed]:
+    """What one GPU of each type is worth after one more look, as of `learn`.
+
+    Of several workers on a type the middle one counts, so that one that is slow for reasons of its own does
+    not speak for the type.
+
+    Args:
+        known: What was known before.
+        seen: The look.
+        workers: Those that train now; if they are not those that were looked at, nothing is learnt.
+
+    Returns:
+        At most `MAX_GPU_TYPES`, by name; those that were not seen for longest go first.
+    """
+    if seen.pace is None or seen.pace.pods != {worker.pod for worker in workers}:
+        return list(known)
+    found: dict[str, list[float]] = {}
+    for worker in workers:
+        sample = seen.workers.get(worker.pod or "")
+        if worker.gpu_type and worker.gpus and sample is not None and sample.capability:
+            found.setdefault(worker.gpu_type, []).append(sample.capability / worker.gpus)
+    after = {one.gpu_type: one for one in known}
+    for kind, values in found.items():
+        old, value = after.get(kind), median_high(values)
+        if old is not None:
+            value = old.samples_per_second * math.exp(_towards(math.log(value / old.samples_per_second)))
+        new = TypeSpeed(gpu_type=kind, samples_per_second=_rounded(value), time=seen.time)
+        if old is None or old.time is None or new.time is None or old.time < new.time:
+            after[kind] = new
+    newest = sorted(after.values(), key=lambda one: -one.time.timestamp() if one.time else 0.0)
+    return sorted(newest[:MAX_GPU_TYPES], key=lambda one: one.gpu_type)
 
 
 def _same(a: Speed, b: Speed) -> bool:

@@ -16,6 +16,7 @@ class Target:
         message: The same for people: what the policy wants, and what keeps it from having it.
         policy: Who decided.
         recommended: The size that would be acted on if the job's mode was Auto, where it is Recommend.
+        gpu_type: The type of GPU that new workers had best be on; None if it is all the same.
         gain: Expected relative change of the rate of progress: 0.5 is half as fast again; None if not known.
         weight: The attention that the policy paid to the job, of 1 for all jobs; None if it pays none.
         start: For a job that waits, when enough GPUs are expected to be free.
@@ -26,6 +27,7 @@ class Target:
     message: str = ""
     policy: str = ""
     recommended: int | None = None
+    gpu_type: str | None = None
     gain: float | None = None
     weight: float | None = None
     start: datetime | None = None

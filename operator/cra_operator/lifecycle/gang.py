@@ -24,6 +24,7 @@ def create(world: World, draft: Draft, cohort: Cohort, ranks: Iterable[int] | No
             rank=rank,
             image=world.image,
             image_pull_policy=world.image_pull_policy,
+            gpu_type=world.gpu_type,
         )
         draft.do(CreatePod(manifest=manifest))
     draft.do(Apply(manifest=build.service(world.job)))

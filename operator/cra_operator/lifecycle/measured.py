@@ -8,7 +8,7 @@ from typing import Any
 from cra_operator.api import CheckpointStatus, WorkerStatus
 from cra_operator.controller.observation import Observation, WorkerSample
 from cra_operator.controller.reward import reward
-from cra_operator.controller.speeds import learn
+from cra_operator.controller.speeds import learn, learn_types
 from cra_operator.lifecycle.draft import Draft
 from cra_operator.lifecycle.report import CHECKPOINT_FAILED, Report, parse
 from cra_operator.sizing import Size, gpus_per_worker
@@ -126,7 +126,7 @@ def _note_pace(world: World, draft: Draft, seen: Observation) -> None:
         worker_gpus=gpus_per_worker(spec.scaling),
         base_batch=batch,
     )
-    draft.set(speeds=speeds, reward=value)
+    draft.set(speeds=speeds, gpu_types=learn_types(draft.get("gpu_types"), seen, workers), reward=value)
 
 
 def _note_failing_checkpoints(world: World, draft: Draft, *, failing: bool) -> None:

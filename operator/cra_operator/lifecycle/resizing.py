@@ -34,6 +34,7 @@ def note_decision(
             "reason": reason,
             "message": clip(message),
             "policy": target and target.policy,
+            "gpu_type": target and target.gpu_type,
             "weight": target and target.weight,
             "expected_gain": target and target.gain,
             "applied": target is None or target.gpus is not None,

@@ -114,7 +114,9 @@ def note_start(world: World, draft: Draft, generation: int, size: Size) -> None:
     explain_admission(world, draft, True, "Admitted", f"{size} set aside")
     draft.condition("Running", False, "Starting")
     draft.condition("Degraded", False, "AsExpected")
-    draft.tell("Started", f"generation {generation} with {size}")
+    target = world.target
+    why = f"; {target.message}" if target is not None and target.gpu_type else ""
+    draft.tell("Started", f"generation {generation} with {size}{why}")
 
 
 def explain_admission(world: World, draft: Draft, holds: bool, reason: str, message: str) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from cra_operator.admission import alike, ask_for, bound_gpus, free_gpus, room_for
@@ -20,6 +20,8 @@ from cra_operator.config import Config
 from cra_operator.controller.census import census
 from cra_operator.controller.deciding import Look, Outcome, decide
 from cra_operator.controller.facts import facts_of, takes_part, waits
+from cra_operator.controller.gpu_types import worth_of
+from cra_operator.controller.landing import with_types
 from cra_operator.controller.modelling import Outlooks
 from cra_operator.controller.policies import make
 from cra_operator.controller.sharing import Rules, accounts
@@ -73,6 +75,7 @@ class Judge:
             half_life=config.half_life_hours * 3600,
         )
         active = {job.key: job for job in scene.jobs if takes_part(job)}
+        worth = worth_of(scene.jobs, scene.nodes.values())
         counted = census(
             active.values(),
             pods=scene.pods,
@@ -80,6 +83,7 @@ class Judge:
             priorities=scene.priorities,
             now=now,
             outlooks=self._outlooks,
+            worth=worth,
         )
         fits = fitting(scene, active.values())
         facts = [
@@ -100,13 +104,14 @@ class Judge:
             hysteresis=config.hysteresis,
             now=now,
         )
-        return decide(look, self._counsel)
+        outcome = decide(look, self._counsel)
+        targets = with_types(outcome.targets, facts, active, worth, scene.nodes, _soon_free(scene))
+        return replace(outcome, targets=targets)
 
 
 def fitting(scene: Scene, jobs: Iterable[Job]) -> dict[JobKey, int]:
     """GPUs in whole workers that are free for each job that waits, or soon will be as pods leave."""
-    staying = [pod for pod in scene.pods if not pod.deleting]
-    free = free_gpus(scene.nodes.values(), bound_gpus(staying), ())
+    free = _soon_free(scene)
     known: dict[tuple[object, ...], int] = {}
     found = {}
     for job in jobs:
@@ -117,6 +122,12 @@ def fitting(scene: Scene, jobs: Iterable[Job]) -> dict[JobKey, int]:
             known[same] = room_for(ask_for(job, least(job.spec.scaling)), scene.nodes, free)
         found[job.key] = known[same]
     return found
+
+
+def _soon_free(scene: Scene) -> dict[str, int]:
+    """GPUs of each node that are free, or will be once the pods that leave are gone."""
+    staying = [pod for pod in scene.pods if not pod.deleting]
+    return free_gpus(scene.nodes.values(), bound_gpus(staying), ())
 
 
 class Controller:

@@ -10,8 +10,8 @@ from cra_operator.api import Job, JobKey, JobStatus
 _MEASURED = frozenset(
     {
         "progress", "workers", "gpus", "utilization", "gpu_seconds", "gpu_seconds_time", "display", "message",
-        "queue_position", "last_checkpoint", "reward", "pause_seconds", "speeds", "batch_size",
-        "noise_scale", "start_estimate",
+        "queue_position", "last_checkpoint", "reward", "pause_seconds", "speeds", "gpu_types",
+        "batch_size", "noise_scale", "start_estimate",
     }
 )  # fmt: skip
 """Fields that move without anything having happened to the job."""
