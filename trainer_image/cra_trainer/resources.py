@@ -5,7 +5,8 @@ Opt-in, for a person who wants to know where a step goes::
     for block in cra_trainer.measure_blocks(model, lambda: loss_function(model(x), y)):
         print(block)
 
-Each rank's own time, memory and share of the allocator's work are among its metrics.
+Each rank's own time, memory and share of the allocator's work are among its metrics, and what its GPU tells
+of itself (`cra_trainer.gpu`).
 """
 
 from __future__ import annotations

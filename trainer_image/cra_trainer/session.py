@@ -53,7 +53,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from cra_trainer import data, process, progress, state, stream, termination
+from cra_trainer import data, gpu, process, progress, state, stream, termination
 from cra_trainer.account import Account
 from cra_trainer.allocation.layers import LayerCut
 from cra_trainer.allocation.ranks import RankPlanner
@@ -581,7 +581,10 @@ class Session:
     def _publish(self) -> None:
         # NB: on a scrape's thread: it reads what training replaces as a whole, not what it changes in place.
         self._account.publish(self._position)
-        self._process.readings.peak_memory_bytes = self._room.fullest
+        readings, sensors = self._process.readings, gpu.look(self.device)
+        readings.peak_memory_bytes = self._room.fullest
+        readings.gpu_utilization_ratio, readings.gpu_power_watts = sensors.utilization, sensors.watts
+        readings.gpu_temperature_celsius = sensors.celsius
         self._keeper.publish()
 
     def _explain(self) -> dict[str, Any]:

@@ -40,6 +40,9 @@ HELP = {
     "straggler": "1 when this rank is slow for good: slower than it was, or far behind; else 0",
     "memory_headroom_ratio": "Part of its memory that this rank has never used, 1 without a limit",
     "peak_memory_bytes": "Memory that this rank has held at its fullest: its GPU's, else the host's",
+    "gpu_utilization_ratio": "Part of the last moments in which the rank's GPU ran any kernel, by NVML",
+    "gpu_power_watts": "Power that the rank's GPU draws, by NVML",
+    "gpu_temperature_celsius": "Temperature of the rank's GPU, by NVML",
     "allocator_seconds": "Part of the last step that this rank spent on the allocator",
     "step_seconds": "Duration of the last step",
     "compute_seconds": "Part of the last step until the last gradient was ready",
@@ -73,6 +76,9 @@ class Readings:
     straggler: float | None = None
     memory_headroom_ratio: float | None = None
     peak_memory_bytes: float | None = None
+    gpu_utilization_ratio: float | None = None
+    gpu_power_watts: float | None = None
+    gpu_temperature_celsius: float | None = None
     allocator_seconds: float | None = None
     step_seconds: float | None = None
     compute_seconds: float | None = None
