@@ -240,7 +240,7 @@ def _held(job: Job) -> int:
 
 def _limit(job: Job, bounds: _Bounds, held: int) -> int:
     """Twice the most that it has run on: what lies beyond is too far from what was measured."""
-    return max(bounds[0], 2 * max([held, *(speed.gpus for speed in job.status.speeds)]))
+    return max(bounds[0], 2 * max([held, *[speed.gpus for speed in job.status.speeds]]))
 
 
 def _changes(job: Job) -> bool:

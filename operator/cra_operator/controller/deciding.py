@@ -166,20 +166,21 @@ class _Prospects:
     """What sizes mean for jobs."""
 
     def __init__(self, seen: ClusterObservation) -> None:
-        self._seen = seen
+        self._rate = seen.rate
         self._now = seen.rate[np.arange(len(seen)), seen.current].tolist()
+        self._remaining = seen.remaining.tolist()
         self._columns: dict[int, list[int]] = {}
         for column, gpus in enumerate(seen.sizes.gpus.tolist()):
             self._columns.setdefault(gpus, []).append(column)
 
     def at(self, j: int, gpus: int) -> Prospect:
         """What so many GPUs mean for a job, on the type that suits it best."""
-        rate = self._seen.rate[j]
+        rates = [float(self._rate[j, column]) for column in self._columns.get(gpus, ())]
         return Prospect(
             gpus=gpus,
             rate=self._now[j],
-            rate_then=max((float(rate[column]) for column in self._columns.get(gpus, ())), default=0.0),
-            remaining=float(self._seen.remaining[j]),
+            rate_then=max(rates, default=0.0),
+            remaining=self._remaining[j],
         )
 
 

@@ -127,7 +127,7 @@ def facts_of(job: Job, *, default: Policy, priority: int, fits: int, now: dateti
         waits=waits(job),
         changes=status.phase in ("Starting", "Rescaling") or joining or status.is_true("Rescaling"),
         measured=status.is_true("MetricsAvailable"),
-        known=any(speed.gpus == gpus for speed in status.speeds),
+        known=gpus in [speed.gpus for speed in status.speeds],
         elastic=spec.elastic,
         each=each,
         lowest=-(-scaling.min_gpus // each) * each,

@@ -74,15 +74,16 @@ class Outlooks:
         columns = (sizes.gpus.tobytes(), sizes.nodes.tobytes())
         outlooks = []
         for job in jobs:
-            known = self._models[job.key]
+            key = job.key
+            known = self._models[key]
             present = _present_types(job.status)
-            growth = growths.get(job.key) if growths else None
+            growth = growths.get(key) if growths else None
             inputs = (columns, present, growth, *_batches(job), _rounded(job.status.noise_scale))
-            row = self._rows.get(job.key)
+            row = self._rows.get(key)
             if row is None or row[0] is not known.model or row[1] != inputs:
                 kinds = _kinds(present, known.kinds, sizes.gpus)
                 row = (known.model, inputs, _outlook(job, known.model, sizes, kinds, growth))
-                self._rows[job.key] = row
+                self._rows[key] = row
             outlooks.append(row[2])
         return outlooks
 
@@ -92,9 +93,10 @@ class Outlooks:
         self._models = {}
         due: list[tuple[Job, dict[str, int], list[SpeedPoint]]] = []
         for job in jobs:
-            known = before.get(job.key)
+            key = job.key
+            known = before.get(key)
             if known is not None and _alike(known.speeds, job.status.speeds):
-                self._models[job.key] = known
+                self._models[key] = known
             else:
                 due.append((job, *_points(job)))
         if due:

@@ -102,7 +102,9 @@ class SpeedModel:
         Returns:
             Seconds, [K] or [..., K]; infinite at size 0.
         """
-        row = np.array([self.rows.get(int(kind), 0) for kind in sizes.kind])
+        row = np.zeros(len(sizes), dtype=np.int64)
+        for kind, its_row in self.rows.items():
+            row[sizes.kind == kind] = its_row
         gpus = np.maximum(sizes.gpus, 1)
         samples = np.broadcast_to(np.asarray(batch, dtype=np.float64), np.shape(batch + 0.0 * gpus))
         seconds = np.exp(_log_step(np.moveaxis(self.parameters[row], 1, 0), gpus, sizes.nodes, samples)[0])
@@ -207,16 +209,18 @@ def _model(kinds: Sequence[Sequence[SpeedPoint]], parameters: Floats) -> SpeedMo
 
 def _surplus(points: Sequence[SpeedPoint], parameters: Floats) -> Floats:
     """log(measured / modelled) step time, [P]; equal for all points of one size and batch."""
-    table = _columns(points)
-    modelled = _log_step(parameters[:, None], table.gpus, table.nodes, table.batch)[0]
-    surplus = table.log_step - modelled
-    places = [(point.gpus, point.nodes, point.batch) for point in points]
-    return np.array([np.mean([surplus[i] for i, other in enumerate(places) if other == p]) for p in places])
+    places = np.array([(point.gpus, point.nodes, point.batch) for point in points])
+    gpus, nodes, batch = places.T
+    measured = np.log([point.step_seconds for point in points])
+    surplus = measured - _log_step(parameters[:, None], gpus, nodes, batch.astype(np.float64))[0]
+    same = (places[:, None] == places).all(axis=2)
+    mean: Floats = same @ surplus / same.sum(axis=1)
+    return mean
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Table:
-    """Points as arrays, [P] or [J, P]; weight 0 fills up."""
+    """Points as arrays, [J, P]; weight 0 fills up."""
 
     gpus: Ints
     nodes: Ints
@@ -231,21 +235,22 @@ class _Table:
         return _Table(**{name: getattr(self, name)[jobs] for name in _Table.__slots__})
 
 
-def _columns(points: Sequence[SpeedPoint], width: int | None = None) -> _Table:
-    """One group of points, [P], filled up to a width with what weighs nothing."""
-    n = len(points)
-    filled = [*points, *[points[0]] * ((width or n) - n)]
-    known = np.array([p.compute_seconds is not None and p.compute_seconds > 0 for p in filled])
-    compute = np.array([p.compute_seconds or p.step_seconds for p in filled])
-    weight = np.where(np.arange(len(filled)) < n, 1 / np.sqrt(n), 0.0)
+def _table(groups: Sequence[Sequence[SpeedPoint]]) -> _Table:
+    """Groups of points, filled up to one width with what weighs nothing."""
+    many = np.array([[len(points)] for points in groups])
+    width = int(many.max())
+    filled = [[*points, *[points[0]] * (width - len(points))] for points in groups]
+    compute = np.array([[p.compute_seconds or 0.0 for p in points] for points in filled])
+    step = np.array([[p.step_seconds for p in points] for points in filled])
+    weight = np.where(np.arange(width) < many, 1 / np.sqrt(many), 0.0)
     return _Table(
-        gpus=np.array([p.gpus for p in filled]),
-        nodes=np.array([p.nodes for p in filled]),
-        batch=np.array([p.batch for p in filled], dtype=np.float64),
-        log_step=np.log([p.step_seconds for p in filled]),
-        log_compute=np.log(compute),
+        gpus=np.array([[p.gpus for p in points] for points in filled]),
+        nodes=np.array([[p.nodes for p in points] for points in filled]),
+        batch=np.array([[p.batch for p in points] for points in filled], dtype=np.float64),
+        log_step=np.log(step),
+        log_compute=np.log(np.where(compute > 0, compute, step)),
         weight=weight,
-        compute_weight=np.where(known, weight, 0.0),
+        compute_weight=np.where(compute > 0, weight, 0.0),
     )
 
 
@@ -272,9 +277,7 @@ def _log_step(
 
 def _fit(groups: Sequence[Sequence[SpeedPoint]]) -> Floats:
     """Parameters of each group of points of one job and type, [J, 7]."""
-    width = max(len(points) for points in groups)
-    tables = [_columns(points, width) for points in groups]
-    table = _Table(**{name: np.stack([getattr(t, name) for t in tables]) for name in _Table.__slots__})
+    table = _table(groups)
     parameters: Floats = np.exp(_descend(table))
     alone = np.max(np.where(table.weight > 0, table.nodes, 1), axis=1) == 1
     inside = _WORSE_ACROSS_NODES * parameters[:, (_A_R, _B_R)]
