@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ ELASTIC_PAUSE_SECONDS = 2.0
 """What a change of size is taken to cost a job that changes while it trains, until it was measured."""
 RESTART_SECONDS = 30.0
 """The same for one that leads through a checkpoint and new pods, until it was measured."""
-
+_UID_BITS, _UID_MASK = 20, 0xFFFFF
 
 _Bounds = tuple[int, int, int]
 """Fewest and most GPUs of a job, in whole workers and as far as nodes admit it, and those of a worker."""
@@ -70,7 +71,8 @@ def census(
         outlooks: Keeps models of speed between two counts.
         worth: What types of GPU are worth to each job, if there are several.
     """
-    rows = sorted(jobs, key=lambda job: (job.metadata.creation_timestamp, job.key))
+    numbered = sorted(((number(job), job) for job in jobs), key=itemgetter(0))
+    ids, rows = np.array([n for n, _ in numbered], dtype=np.int64), [job for _, job in numbered]
     keys = tuple(job.key for job in rows)
     at = {node.name: node for node in nodes}
     shared = shared_gpus(at, pods, ours=set(keys))
@@ -93,12 +95,12 @@ def census(
             capacity=np.array([capacity]),
             node_gpus=np.array([node_gpus]),
             sizes=sizes,
-            ids=np.array([number(job) for job in rows], dtype=np.int64),
+            ids=ids,
             rate=rate,
             throughput=throughput,
             remaining=np.array([progress_left(job) for job in rows]),
             steps_left=samples / batch,
-            age=np.array([_since(job.metadata.creation_timestamp, now) for job in rows]),
+            age=np.maximum(now.timestamp() - (ids >> _UID_BITS), 0.0),
             attained=np.array([job.status.gpu_seconds or 0.0 for job in rows]),
             restarts=np.array([(job.status.rescales or 0) + (job.status.restarts or 0) for job in rows]),
             restart_seconds=change,
@@ -216,10 +218,10 @@ def change_seconds(job: Job) -> float:
 def number(job: Job) -> int:
     """One number per job that rises with submission and survives a restart of the operator.
 
-    Seconds of creation, and below them 20 bits of the uid for jobs of the same second.
+    Seconds of creation, and below them bits of the uid for jobs of the same second.
     """
     seconds = int(job.metadata.creation_timestamp.timestamp())
-    return (seconds << 20) | (zlib.crc32(f"{job.key}{job.metadata.uid}".encode()) & 0xFFFFF)
+    return (seconds << _UID_BITS) | (zlib.crc32(f"{job.key}{job.metadata.uid}".encode()) & _UID_MASK)
 
 
 def _bounds(job: Job, held: int, reach: int) -> _Bounds:
@@ -255,7 +257,3 @@ def _column(sizes: Sizes, gpus: Ints) -> Ints:
 def _table(rows: Sequence[Floats], sizes: Sizes, fits: NDArray[np.bool_]) -> Floats:
     table = np.stack(rows) if rows else np.zeros((0, len(sizes)))
     return np.where(fits, table, 0.0)
-
-
-def _since(then: datetime, now: datetime) -> float:
-    return max(0.0, (now - then).total_seconds())
