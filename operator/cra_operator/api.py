@@ -68,6 +68,7 @@ RankStrategy = Literal[
     "attention", "uniform", "random", "fixed", "parameters", "data", "round-robin", "priority"
 ]
 Learning = Literal["gradient", "reward"]
+LayerLearning = Literal["none", "reward"]
 TaskStrategy = Literal["uniform", "adaptive", "performance"]
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad", "adafactor"]
 LearningRateRule = Literal["fixed", "linear", "sqrt", "adascale"]
@@ -130,6 +131,7 @@ class LayersSpec(Model):
     """How much of the backward pass is computed."""
 
     compute_budget: float = 1
+    learn: LayerLearning = "none"
 
 
 class TasksSpec(Model):

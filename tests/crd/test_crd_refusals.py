@@ -321,6 +321,12 @@ REFUSED: list[tuple[str, Manifest, Mapping[str, Any], tuple[str, ...]]] = [
         ("spec.allocator.layers.computeBudget", "less than or equal to 1"),
     ),
     (
+        "layer-learning",
+        BUILT_IN,
+        {"spec.allocator.layers.learn": "gradient"},
+        ("layers.learn", '"none", "reward"'),
+    ),
+    (
         "task-strategy",
         BUILT_IN,
         {"spec.allocator.tasks.strategy": "x"},

@@ -118,7 +118,7 @@ def test_the_smallest_job_gets_every_default(jobs: JobApi) -> None:
         "objective": {"alpha": 1, "beta": 1},
         "allocator": {
             "ranks": {"strategy": "attention", "heads": 4, "learn": "gradient", "seed": 0},
-            "layers": {"computeBudget": 1},
+            "layers": {"computeBudget": 1, "learn": "none"},
             "tasks": {"strategy": "uniform", "good": 0.9, "poor": 0.5},
         },
         "training": {

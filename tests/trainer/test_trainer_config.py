@@ -12,6 +12,7 @@ from cra_trainer.config import (
     Config,
     ConfigError,
     EarlyStopping,
+    LayerAllocator,
     Target,
     TaskAllocator,
     read_config,
@@ -177,10 +178,12 @@ def test_a_pod_template_gives_parameters_in_a_variable_of_its_own() -> None:
 
 
 def test_layers_and_tasks_are_read_where_the_spec_has_them() -> None:
-    spec = {"allocator": {"layers": {"computeBudget": 0.5}, "tasks": {"strategy": "adaptive"}}}
+    layers = {"computeBudget": 0.5, "learn": "reward"}
+    spec = {"allocator": {"layers": layers, "tasks": {"strategy": "adaptive"}}}
     given = read_config({"CRA_CONFIG": json.dumps(spec)})
-    assert (given.compute_budget, given.tasks.strategy) == (0.5, "adaptive")
-    assert (read_config({}).compute_budget, read_config({}).tasks) == (1, TaskAllocator())
+    assert given.layers == LayerAllocator(compute_budget=0.5, learn="reward")
+    assert given.tasks.strategy == "adaptive"
+    assert (read_config({}).layers, read_config({}).tasks) == (LayerAllocator(), TaskAllocator())
 
 
 def test_a_task_that_would_be_good_and_poor_at_once_is_refused() -> None:

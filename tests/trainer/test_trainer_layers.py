@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,22 @@ def test_blocks_are_the_links_of_a_chain_and_the_parts_of_a_model() -> None:
         LayerCut(nn.ReLU(), 0.5)
 
 
-def train(model: nn.Module, layers: LayerCut, steps: int, rate: float = 0.1) -> list[int]:
-    """The cut after each step."""
-    torch.manual_seed(0)
+def train(
+    model: nn.Module,
+    layers: LayerCut,
+    steps: int,
+    rate: float = 0.1,
+    *,
+    losses: Sequence[float] | None = None,
+    since: int = 0,
+    until: int | None = None,
+) -> list[int]:
+    """The cut after each step, of those from `since` until `until`; with `losses`, of 0.01 s each."""
     optimizer, cuts = torch.optim.SGD(model.parameters(), lr=rate), []
-    for step in range(steps):
+    for step in range(since, steps if until is None else until):
+        torch.manual_seed(step)
         model(torch.randn(8, 16)).square().mean().backward()
-        layers.follow(optimizer, step / steps)
+        layers.follow(optimizer, step / steps, None if losses is None else (losses[step], 0.01))
         optimizer.step()
         optimizer.zero_grad()
         cuts.append(layers.cut)
@@ -116,6 +126,7 @@ def train(model: nn.Module, layers: LayerCut, steps: int, rate: float = 0.1) -> 
 
 
 def test_costs_are_counted_in_the_first_forward_pass_and_a_frozen_block_gets_no_gradient() -> None:
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 16), nn.LayerNorm(16), nn.Linear(16, 1))
     layers = LayerCut(model, 0.3)
     cuts = train(model, layers, 100)
@@ -161,7 +172,8 @@ def test_what_the_user_froze_stays_frozen() -> None:
 
 
 @pytest.mark.processes
-def test_all_ranks_cut_alike_and_a_restart_goes_on_with_the_same_cut(tmp_path: Path) -> None:
+@pytest.mark.parametrize("learn", ["none", "reward"])
+def test_all_ranks_cut_alike_and_a_restart_goes_on_with_the_same_cut(tmp_path: Path, learn: str) -> None:
     def run(name: str, epochs: int) -> list[Any]:
         return run_ranks(
             scripts_allocation.cut_layers,
@@ -172,7 +184,7 @@ def test_all_ranks_cut_alike_and_a_restart_goes_on_with_the_same_cut(tmp_path: P
                 "training": {"epochs": epochs, "batchSize": 16},
                 "allocator": {
                     "ranks": {"strategy": "fixed", "weights": [1, 2]},
-                    "layers": {"computeBudget": 0.5},
+                    "layers": {"computeBudget": 0.5, "learn": learn},
                 },
             },
         )

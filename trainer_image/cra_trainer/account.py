@@ -93,6 +93,13 @@ class Account:
         """The global mean loss of the last step."""
         return self._earlier_loss if self._report is None else self._report.loss
 
+    @property
+    def measured(self) -> tuple[float, float] | None:
+        """The global mean loss of this group's last step, and the seconds that its slowest rank computed: the
+        same on every rank.
+        """
+        return None if self._report is None else (self._report.loss, float(self._report.seconds.max()))
+
     def note_stragglers(self) -> None:
         """The ranks were measured anew."""
         slow = frozenset(np.flatnonzero(self._planner.stragglers).tolist())

@@ -26,6 +26,7 @@ RANK_STRATEGIES = (
 )  # fmt: skip
 WEIGHTED = ("fixed", "priority")
 LEARNING = ("gradient", "reward")
+LAYER_LEARNING = ("none", "reward")
 TASK_STRATEGIES = ("uniform", "adaptive", "performance")
 LEARNING_RATE_RULES = ("fixed", "linear", "sqrt", "adascale")
 OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad", "adafactor")
@@ -131,6 +132,16 @@ class RankAllocator:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerAllocator:
+    """``spec.allocator.layers``: `compute_budget` is the part of all backward passes that may be spent, and 1
+    trains every layer; `learn` says whether rewards tune when the cut waits.
+    """
+
+    compute_budget: float = 1.0
+    learn: str = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskAllocator:
     """``spec.allocator.tasks``: how steps are divided among tasks, and the performance from which on one is
     good, and below which it is poor.
@@ -156,15 +167,14 @@ class Config:
     Attributes:
         parameters: ``spec.workload.parameters``, or in your own pod template the JSON object of the variable
             ``CRA_PARAMETERS``.
-        compute_budget: ``spec.allocator.layers.computeBudget``: part of all backward passes that may be
-            spent; 1 trains every layer.
+        layers: ``spec.allocator.layers``.
         tasks: ``spec.allocator.tasks``, of models with several tasks.
     """
 
     parameters: Mapping[str, str] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     ranks: RankAllocator = field(default_factory=RankAllocator)
-    compute_budget: float = 1.0
+    layers: LayerAllocator = field(default_factory=LayerAllocator)
     tasks: TaskAllocator = field(default_factory=TaskAllocator)
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
 
@@ -254,7 +264,7 @@ def _config(root: _Fields, parameters: Mapping[str, str]) -> Config:
         root.group("allocator"),
         root.group("checkpoint"),
     )
-    ranks = allocator.group("ranks")
+    ranks, layers = allocator.group("ranks"), allocator.group("layers")
     optimizer = training.group("optimizer")
     tracking = training.group("tracking")
     target, stopping = training.group("targetMetric"), training.group("earlyStopping")
@@ -313,7 +323,10 @@ def _config(root: _Fields, parameters: Mapping[str, str]) -> Config:
             weights=weights,
             seed=ranks.get("seed", 0),
         ),
-        compute_budget=allocator.group("layers").get("computeBudget", 1.0, low=0.0),
+        layers=LayerAllocator(
+            compute_budget=layers.get("computeBudget", 1.0, low=0.0),
+            learn=layers.choice("learn", LAYER_LEARNING, "none"),
+        ),
         tasks=_tasks(allocator.group("tasks")),
         checkpoint=Checkpointing(
             interval_seconds=checkpoint.get("intervalSeconds", 60.0, low=0.001),

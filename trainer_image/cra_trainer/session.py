@@ -60,6 +60,7 @@ from cra_trainer.allocation.ranks import RankPlanner
 from cra_trainer.allocation.shares import Floats
 from cra_trainer.allocation.strategies import make_strategy
 from cra_trainer.allocation.tasks import TaskWeights
+from cra_trainer.allocation.waiting import WaitGate
 from cra_trainer.batch import Batch
 from cra_trainer.batching import Batching
 from cra_trainer.calls import Calls
@@ -179,14 +180,13 @@ class Session:
         if optimizer is None:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         self._batching.by_root = divides_by_root(optimizer)
-        budget = self.config.compute_budget
         parts = state.Parts(
             model=model,
             optimizer=optimizer,
             extras=extras if scaler is None else {"scaler": scaler, **extras},
             planner=self._planner,
             batching=self._batching,
-            layers=LayerCut(model, budget) if budget < 1 and not inferring else None,
+            layers=None if inferring else self._make_cut(model),
         )
         self._scaling = None if scaler is None else Scaling(scaler, optimizer)
         state.check(parts)
@@ -211,6 +211,14 @@ class Session:
         self._process.refresh, self._process.allocation = self._publish, self._explain
         self._process.readings.ready = True
         return reducer.replica, optimizer
+
+    def _make_cut(self, model: nn.Module) -> LayerCut | None:
+        """What follows the budget for layers, if there is one."""
+        layers = self.config.layers
+        if layers.compute_budget >= 1:
+            return None
+        gate = WaitGate(self.config.training.seed) if layers.learn == "reward" else None
+        return LayerCut(model, layers.compute_budget, gate)
 
     def _enter(self, group: Group) -> None:
         """Take one's place in a new group; one that breaks while it is formed is followed by the next."""
@@ -374,7 +382,7 @@ class Session:
             nn.utils.clip_grad_norm_(parts.model.parameters(), clip_norm)
         if parts.layers is not None:
             done = self._account.progress(self._position).ratio
-            self._cut = parts.layers.follow(parts.optimizer, done) or self._cut
+            self._cut = parts.layers.follow(parts.optimizer, done, self._account.measured) or self._cut
         factor = self._batching.factor(batch.total)
         taken = True
         with scaled(parts.optimizer, factor):

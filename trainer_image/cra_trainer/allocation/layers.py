@@ -9,8 +9,9 @@ The budget b in (0, 1] is the part of all backward passes of the training that m
 in the first `WARM` of it, nor while the learning rate rises. After that the cut goes deeper whenever what is
 left of the budget asks for it, unless attention holds it: blocks get p = softmax(a + log c), with c their
 part of the cost and a = log(|g|/|w|) the rate at which their weights still change; while the next block to be
-frozen gets more than its part of the cost, and the budget can still be kept, the decision waits. When the
-learning rate starts anew, so do all blocks.
+frozen gets more than its part of the cost, and the budget can still be kept, the decision waits. Where there
+is a `WaitGate`, it draws whether to wait, and learns from what was gained. When the learning rate starts
+anew, so do all blocks.
 
 Egeria (Wang et al., EuroSys 2023) and AutoFreeze (Liu et al., 2021) freeze from the front for the same
 reason; `docs/workloads.md` has what it gains here, beside a training of all blocks at equal cost.
@@ -18,7 +19,8 @@ reason; `docs/workloads.md` has what it gains here, beside a training of all blo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,10 +29,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cra_trainer.allocation.shares import Floats
+from cra_trainer.allocation.waiting import WaitGate
 
 WARM = 0.1
 PERIOD = 0.05
 """Part of the training between two decisions: a cut costs a new DDP, and a cache of what is before it."""
+_SMALL = 1e-12
 
 
 def backward_cost(forward: Floats, cut: int) -> float:
@@ -52,8 +56,20 @@ def attention_of(rates: Floats, forward: Floats) -> Floats:
     return np.asarray(weighted / total if total > 0 else forward / forward.sum())
 
 
+def waits(surplus: float) -> bool:
+    """The rule without a gate: attention holds the cut before a block that gets more than its cost."""
+    return surplus > 0
+
+
 def choose_cut(
-    forward: Floats, rates: Floats, *, cut: int, spent: float, progress: float, budget: float
+    forward: Floats,
+    rates: Floats,
+    *,
+    cut: int,
+    spent: float,
+    progress: float,
+    budget: float,
+    wait: Callable[[float], bool] = waits,
 ) -> int:
     """The cut from now on, never less deep than the present one.
 
@@ -64,6 +80,8 @@ def choose_cut(
         spent: Backward passes so far, as a part of those of the whole training without a cut.
         progress: Part of the training that is done.
         budget: Part of all backward passes that may be spent.
+        wait: Whether to wait, where the budget lets this decision wait, from log(p / c) of the next block to
+            be frozen: its parts of the attention and of the cost.
     """
     if progress < WARM or progress >= 1 or budget >= 1:
         return cut
@@ -76,9 +94,11 @@ def choose_cut(
     later = 1 - progress - PERIOD
     waiting = budget - spent - PERIOD * backward_cost(forward, cut)
     must = later <= 0 or waiting < later * backward_cost(forward, last)
+    if must:
+        return needed
     behind = forward[cut:]
-    share = float(attention_of(rates[cut:], behind)[0])
-    return needed if must or share <= float(behind[0] / behind.sum()) else cut
+    share, cost = float(attention_of(rates[cut:], behind)[0]), float(behind[0] / behind.sum())
+    return cut if wait(math.log(max(share, _SMALL) / max(cost, _SMALL))) else needed
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -100,6 +120,7 @@ class LayerCut:
     Args:
         model: The user's model.
         budget: Part of all backward passes that may be spent.
+        gate: What decides where a decision may wait, if not the rule.
 
     Raises:
         ValueError: The model has no parts.
@@ -108,8 +129,8 @@ class LayerCut:
         cut: How many blocks at the front are frozen.
     """
 
-    def __init__(self, model: nn.Module, budget: float) -> None:
-        self._model, self._blocks, self._budget = model, blocks_of(model), budget
+    def __init__(self, model: nn.Module, budget: float, gate: WaitGate | None = None) -> None:
+        self._model, self._blocks, self._budget, self._gate = model, blocks_of(model), budget, gate
         if not self._blocks:
             raise ValueError("layers.computeBudget: the model has no parts with parameters to freeze")
         self._forward: Floats = np.zeros(len(self._blocks))
@@ -151,12 +172,24 @@ class LayerCut:
             watch(i, block)
         hooks.append(self._model.register_forward_hook(end))
 
-    def follow(self, optimizer: torch.optim.Optimizer, progress: float) -> bool:
+    def follow(
+        self,
+        optimizer: torch.optim.Optimizer,
+        progress: float,
+        measured: tuple[float, float] | None = None,
+    ) -> bool:
         """After a backward pass, before its step: account for it, and decide where that is due.
+
+        Args:
+            optimizer: The optimizer, for its learning rate.
+            progress: Part of the training that is done.
+            measured: Loss and seconds of the step before, the same on every rank; None in a group's first.
 
         Returns:
             Whether the blocks to train are others now.
         """
+        if self._gate is not None:
+            self._gate.observe(measured)
         if not self._forward.any():
             return False
         self._spent += (progress - self._progress) * backward_cost(self._forward, self.cut)
@@ -180,8 +213,16 @@ class LayerCut:
             # Mixed precision overflows now and then; the next step decides.
             return
         self._decided = progress
+        if self._gate is not None:
+            self._gate.learn()
         chosen = choose_cut(
-            self._forward, rates, cut=cut, spent=self._spent, progress=progress, budget=self._budget
+            self._forward,
+            rates,
+            cut=cut,
+            spent=self._spent,
+            progress=progress,
+            budget=self._budget,
+            wait=waits if self._gate is None else self._gate.wait,
         )
         behind = attention_of(rates[cut:], self._forward[cut:])
         self._decisions.append(
@@ -195,10 +236,11 @@ class LayerCut:
 
     def explain(self) -> dict[str, Any]:
         """Every decision as plain values: part of the training that was done, the cut from there on, and the
-        attention that each block got, of which frozen ones get none.
+        attention that each block got, of which frozen ones get none. With a gate also what that has learned.
         """
         cost = self._forward / (self._forward.sum() or 1.0)
-        return {"blocks": self._names, "cost": cost.round(4).tolist(), "decisions": list(self._decisions)}
+        told = {"blocks": self._names, "cost": cost.round(4).tolist(), "decisions": list(self._decisions)}
+        return told if self._gate is None else {**told, "gate": self._gate.explain()}
 
     def _rates(self) -> Floats:
         """Each block's |g|/|w|. The gradients are reduced, so all ranks have the same."""
@@ -220,13 +262,16 @@ class LayerCut:
             "lowest_rate": self._lowest_rate,
             "rate": self._rate,
             "decisions": self._decisions,
+            "gate": None if self._gate is None else self._gate.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._forward = np.array(state["forward"], dtype=np.float64)
         self._spent, self._progress = state["spent"], state["progress"]
         self._decided, self._lowest_rate = state["decided"], state["lowest_rate"]
-        self._rate = state["rate"]
+        self._rate, self._decisions = state["rate"], list(state["decisions"])
+        if self._gate is not None and state["gate"] is not None:
+            self._gate.load_state_dict(state["gate"])
         self._freeze(state["cut"])
 
 
