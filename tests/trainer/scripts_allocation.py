@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging.handlers
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -55,9 +57,12 @@ def two_tasks(record: Record) -> None:
 
 def judged_tasks(record: Record, part: float) -> None:
     """Train two tasks, of which a validation finds the second wrong in three parts of four until the last
-    epoch; note the weights, what is told of them, and all parameters. `part` of a validation is this rank's.
+    epoch; note the weights, what is told of them and logged, and all parameters. `part` of a validation is
+    this rank's.
     """
     session = cra_trainer.init()
+    logged = logging.handlers.BufferingHandler(1000)
+    logging.getLogger("cra_trainer").addHandler(logged)
     inner, dataset = TwoTasks(session.config.tasks.strategy), make_dataset(60)
     model, _ = session.prepare(inner, torch.optim.SGD(inner.body.parameters(), lr=0.1), tasks=inner.tasks)
     record |= {"weights": []}
@@ -71,6 +76,8 @@ def judged_tasks(record: Record, part: float) -> None:
         record["weights"].append(inner.tasks.weights().tolist())
     record["told"] = session._explain()["tasks"]
     record["parameters"] = torch.cat([p.detach().flatten() for p in inner.body.parameters()]).tolist()
+    lines = [one.getMessage() for one in logged.buffer]
+    record["logged"] = [line for line in lines if line.startswith("tasks: ")]
     session.finish()
 
 
