@@ -61,11 +61,13 @@ class Verdict:
         size: What is set aside for the job; None if not even the least that it takes is free.
         position: Its place in the queue.
         message: Why nothing fits.
+        gpu_type: The type of GPU that a job which nobody has decided about had best start on, if it matters.
     """
 
     size: Size | None = None
     position: int = 0
     message: str = ""
+    gpu_type: str | None = None
 
     @property
     def fits(self) -> bool:
@@ -75,17 +77,19 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """What limits asks beside free GPUs.
+    """What asks depend on beside free GPUs.
 
     Attributes:
         room: GPUs that the jobs of a namespace may still take; a namespace that is not named may take any.
         closed: Queues that start no jobs now, and why.
         order: Place of jobs in the line among those of their priority; others stand behind them by age.
+        gpu_type: The type of GPU that jobs had best start on that nobody has decided about.
     """
 
     room: Mapping[str, int] = field(default_factory=dict)
     closed: Mapping[str, str] = field(default_factory=dict)
     order: Mapping[JobKey, int] = field(default_factory=dict)
+    gpu_type: str | None = None
 
 
 def ask_for(
@@ -160,7 +164,7 @@ def decide(
         asks: At most one per job.
         nodes: All nodes, by name.
         free: Free GPUs by node, from `free_gpus`; nodes that are missing take no pods.
-        shares: What limits asks beside free GPUs.
+        shares: What asks depend on beside free GPUs.
     """
     shares = shares or Shares()
     left, room_of = dict(free), dict(shares.room)
@@ -179,7 +183,8 @@ def decide(
         room = sum(max(0, left[name]) for name in usable)
         size = None if ask.queue in shares.closed else _largest(ask, left, usable, may_take)
         if size is not None:
-            verdicts[ask.key] = Verdict(size=size)
+            # A selector may leave no choice of types.
+            verdicts[ask.key] = Verdict(size=size, gpu_type=None if ask.node_selector else shares.gpu_type)
             if namespace in room_of:
                 room_of[namespace] += own - size.gpus
             continue

@@ -160,7 +160,8 @@ class World:
     @property
     def gpu_type(self) -> str | None:
         """The type of GPU that new workers had best be on, if it matters."""
-        return self.target.gpu_type if self.target is not None else None
+        told = self.target if self.target is not None else self.verdict
+        return told.gpu_type if told is not None else None
 
     @cached_property
     def size(self) -> Size:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from cra_operator.api import Job, JobStatus
+from cra_operator.api import Job, JobKey, JobStatus
+from cra_operator.controller.deciding import Outcome
 from cra_operator.controller.facts import Facts
+from cra_operator.controller.gpu_types import NOBODY
 from cra_operator.controller.landing import with_types
+from cra_operator.controller.sharing import Standing
 from cra_operator.controller.target import Target
 from tests.controller.deciding_world import a_job, waiting
 from tests.operator.operator_world import make_job, make_node
@@ -23,19 +27,32 @@ def job(name: str, *types: str, **spec: Any) -> Job:
     )
 
 
+def outcome(targets: Mapping[JobKey, Target]) -> Outcome:
+    """A decision with these targets."""
+    return Outcome(targets=targets, standing=Standing(), troubles={})
+
+
+def for_newcomers(free: dict[str, int], *told: tuple[Facts, Target]) -> str | None:
+    """The type on which jobs had best start that come before the next decision."""
+    decided = outcome({facts.key: target for facts, target in told})
+    jobs = {facts.key: job(facts.key[1]) for facts, _ in told}
+    worth = {facts.key: WORTH for facts, _ in told} | {NOBODY: WORTH}
+    return with_types(decided, [facts for facts, _ in told], jobs, worth, AT, free).standing.gpu_type
+
+
 def landed(
     free: dict[str, int], *told: tuple[Facts, Target], **jobs: Job
 ) -> dict[str, tuple[str | None, str]]:
     """The type that is preferred for each job, and the message."""
     found = with_types(
-        {facts.key: target for facts, target in told},
+        outcome({facts.key: target for facts, target in told}),
         [facts for facts, _ in told],
         {facts.key: jobs.get(facts.key[1], job(facts.key[1])) for facts, _ in told},
-        {facts.key: WORTH for facts, _ in told},
+        {facts.key: WORTH for facts, _ in told} | {NOBODY: WORTH},
         AT,
         free,
     )
-    return {name: (target.gpu_type, target.message) for (_, name), target in found.items()}
+    return {name: (target.gpu_type, target.message) for (_, name), target in found.targets.items()}
 
 
 def test_a_decision_that_grows_a_job_tells_its_type_and_the_reason() -> None:
@@ -78,9 +95,10 @@ def test_a_job_whose_nodes_are_of_one_type_by_its_selector_is_left_alone() -> No
     }
     facts = a_job("picky")
     picky = job("picky", template={"spec": pod})
-    targets = {facts.key: Target(gpus=2)}
-    found = with_types(targets, [facts], {facts.key: picky}, {facts.key: WORTH}, labelled, {"a": 4, "t": 4})
-    assert found == targets
+    decided = outcome({facts.key: Target(gpus=2)})
+    worth = {facts.key: WORTH, NOBODY: WORTH}
+    found = with_types(decided, [facts], {facts.key: picky}, worth, labelled, {"a": 4, "t": 4})
+    assert found.targets == decided.targets
 
 
 def test_jobs_that_stay_or_start_anew_at_every_change_are_told_nothing() -> None:
@@ -91,3 +109,10 @@ def test_jobs_that_stay_or_start_anew_at_every_change_are_told_nothing() -> None
         (a_job("by-checkpoint", 2, elastic=False), Target(gpus=4)),
     )
     assert {kind for kind, _ in told.values()} == {None}
+
+
+def test_jobs_that_come_before_the_next_decision_start_on_the_best_of_what_others_leave() -> None:
+    grows = a_job("a", 2), Target(gpus=4)
+    assert for_newcomers({"a": 4, "t": 4}, grows) == "A100"
+    assert for_newcomers({"a": 2, "t": 4}, grows) == "T4"
+    assert for_newcomers({"a": 0, "t": 4}) is None, "there is no choice"

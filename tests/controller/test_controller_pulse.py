@@ -133,6 +133,8 @@ def test_new_workers_go_to_the_type_that_suits_their_job_and_a_waiting_one_learn
     assert (told[known.key].gpus, told[known.key].gpu_type) == (2, "A100")
     assert told[known.key].message.endswith("new workers prefer A100, 2.0 times as fast for it as T4")
     assert told[waits.key].gpu_type == "A100"
+    outcome = Judge(CONFIG).decide(scene([known], held=held, nodes=MIXED))
+    assert outcome.standing.gpu_type == "A100", "for those that come before the next decision"
 
 
 def test_a_job_on_slow_gpus_expects_more_of_growing_than_one_on_fast_ones() -> None:

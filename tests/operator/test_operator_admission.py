@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cra_operator.admission import Ask, bound_gpus, decide, free_gpus
+from cra_operator.admission import Ask, Shares, bound_gpus, decide, free_gpus
 from cra_operator.sizing import Size
 from cra_operator.view import Taint
 from tests.operator.operator_world import START, MiniCluster, make_job, make_node, make_pod
@@ -83,6 +83,17 @@ def test_the_node_selector_and_taints_are_respected() -> None:
     assert verdicts([an_ask(tolerations=tolerations, **wish)], plain, special)["a"].fits
     anything = ({"operator": "Exists"},)
     assert verdicts([an_ask(tolerations=anything, **wish)], plain, special)["a"].fits
+
+
+def test_a_job_that_fits_is_told_the_type_to_start_on_unless_a_selector_chooses_its_nodes() -> None:
+    node = make_node(labels={"zone": "b"})
+    asks = [an_ask("any"), an_ask("picky", node_selector={"zone": "b"}), an_ask("large", workers=9)]
+    found = decide(asks, {node.name: node}, {node.name: 8}, Shares(gpu_type="T4"))
+    assert {key[1]: verdict.gpu_type for key, verdict in found.items()} == {
+        "any": "T4",
+        "picky": None,
+        "large": None,
+    }
 
 
 def test_the_usual_taint_of_gpu_nodes_is_tolerated() -> None:

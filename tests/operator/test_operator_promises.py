@@ -4,6 +4,7 @@ import asyncio
 
 from cra_operator.admission import Ask
 from cra_operator.api import JobKey
+from cra_operator.controller.sharing import Standing
 from cra_operator.runtime.admissions import Admissions
 from cra_operator.sizing import Size
 from cra_operator.view import PodView
@@ -60,6 +61,13 @@ async def test_pods_without_a_promise_count_as_well() -> None:
     scene.pods.append(make_pod(1, job="a", name="a-1-1", node=""))
     assert not scene.fits(B, 3)
     assert scene.fits(B, 2)
+
+
+async def test_what_a_decision_says_of_types_of_gpu_reaches_those_who_start_before_the_next() -> None:
+    scene = Scene()
+    scene.admissions.share(Standing(gpu_type="T4"))
+    ask = Ask(key=A, size=Size(workers=1, gpus_per_worker=1), created=START)
+    assert scene.admissions.answer(ask).gpu_type == "T4"
 
 
 async def test_a_promise_taken_back_makes_room_and_tells_who_fits() -> None:

@@ -1,13 +1,15 @@
 """What the controller wants becomes the size of a job by the steps of what a user wants, with its reason."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from cra_operator.actions import CreatePod, Plan
+from cra_operator.actions import CreatePod, Plan, RecordEvent
 from cra_operator.api import Decision, JobKey
 from cra_operator.controller.target import Target
+from cra_operator.reconcile import reconcile
 from tests.operator.operator_world import START, MiniCluster, make_job, make_node
 
 
@@ -83,6 +85,19 @@ def test_a_job_that_starts_prefers_the_type_that_the_controller_names_and_says_w
     plan = cluster.reconcile(key)
     assert all(affinity_of(plan))
     assert told(cluster) == ["Started: generation 1 with 2 GPUs; new workers prefer T4"]
+
+
+def test_a_job_that_nobody_has_decided_about_starts_on_the_type_that_admission_names() -> None:
+    cluster = MiniCluster(make_node(gpus=3))
+    key = cluster.apply(make_job(minimum=2))
+    world = cluster.world(key)
+    assert world.verdict is not None
+    plan = reconcile(replace(world, verdict=replace(world.verdict, gpu_type="T4")))
+    assert all(affinity_of(plan))
+    said = [action.message for action in plan.actions if isinstance(action, RecordEvent)]
+    assert "generation 1 with 2 GPUs; new workers prefer T4" in said
+    decided = replace(world, verdict=replace(world.verdict, gpu_type="T4"), target=Target(policy="goodput"))
+    assert affinity_of(reconcile(decided)) == [None, None], "who was decided about is told by its target"
 
 
 def test_pods_ask_for_no_type_where_the_controller_names_none() -> None:

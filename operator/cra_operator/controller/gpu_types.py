@@ -31,12 +31,14 @@ from cra_operator.view import NodeView
 Worth = Mapping[str, float]
 """Samples that one GPU of each type computes for a job in a second, in units of the job's own."""
 
+NOBODY: JobKey = ("", "")
+"""A job that nothing is known of."""
 _ALIKE = 1.1
 """Types whose worth differs by less than this factor are alike for a job."""
 
 
 def worth_of(jobs: Iterable[Job], nodes: Iterable[NodeView]) -> dict[JobKey, Worth]:
-    """What GPUs of the cluster's types are worth to each job; nothing where all are of one type.
+    """What GPUs of the cluster's types are worth to each job and to `NOBODY`; nothing if all are of one type.
 
     Args:
         jobs: All jobs, those that ended too: they still teach about types.
@@ -46,15 +48,14 @@ def worth_of(jobs: Iterable[Job], nodes: Iterable[NodeView]) -> dict[JobKey, Wor
     if len(types) < 2:
         return {}
     jobs = list(jobs)
-    log = np.full((len(jobs), len(types)), np.nan)
+    log = np.full((len(jobs) + 1, len(types)), np.nan)
     for j, job in enumerate(jobs):
         for speed in job.status.gpu_types:
             if speed.gpu_type in types and speed.samples_per_second > 0:
                 log[j, types.index(speed.gpu_type)] = math.log(speed.samples_per_second)
-    worth = np.exp(completed(log))
-    return {
-        job.key: dict(zip(types, row, strict=True)) for job, row in zip(jobs, worth.tolist(), strict=True)
-    }
+    keys = [*(job.key for job in jobs), NOBODY]
+    worth = np.exp(completed(log)).tolist()
+    return {key: dict(zip(types, row, strict=True)) for key, row in zip(keys, worth, strict=True)}
 
 
 def completed(log: Floats) -> Floats:

@@ -11,33 +11,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cra_operator.api import Job, JobKey
+from cra_operator.controller.deciding import Outcome
 from cra_operator.controller.facts import Facts
-from cra_operator.controller.gpu_types import Usable, Want, Worth, prefer
+from cra_operator.controller.gpu_types import NOBODY, Usable, Want, Worth, prefer
 from cra_operator.controller.sharing import least
 from cra_operator.controller.target import Target
 from cra_operator.view import NodeView
 
 
 def with_types(
-    targets: Mapping[JobKey, Target],
+    outcome: Outcome,
     facts: Sequence[Facts],
     jobs: Mapping[JobKey, Job],
     worth: Mapping[JobKey, Worth],
     at: Mapping[str, NodeView],
     free: Mapping[str, int],
-) -> Mapping[JobKey, Target]:
-    """The targets, with the type that new workers had best be on where it matters, and why.
+) -> Outcome:
+    """What was decided, with the type that new workers had best be on where it matters, and why.
+
+    Jobs that come before the next decision are told the type that is best for somebody unknown, of what the
+    others leave.
 
     Args:
-        targets: What is wanted of each job.
-        facts: The same jobs.
-        jobs: Again the same.
-        worth: What types of GPU are worth to them; empty where all are of one type.
+        outcome: What was decided.
+        facts: The jobs that it is about.
+        jobs: The same.
+        worth: What types of GPU are worth to them and to `NOBODY`; empty where all are of one type.
         at: All nodes by name.
         free: GPUs of each node that nobody holds.
     """
     if not worth:
-        return targets
+        return outcome
+    targets = outcome.targets
     usable = Usable(at, {name: node.gpus for name, node in at.items()})
     coming, wants = Counter[str](), dict[JobKey, Want]()
     for name, gpus in free.items():
@@ -50,12 +55,17 @@ def with_types(
             there = usable.by_type(jobs[one.key])
             values = {kind: value for kind, value in worth[one.key].items() if there.get(kind, 0) > 0}
             wants[one.key] = Want(priority=one.priority, gpus=more, worth=values)
+    last = min((want.priority for want in wants.values()), default=0) - 1
+    wants[NOBODY] = Want(priority=last, gpus=1, worth=worth[NOBODY])
+    preferred = prefer(wants, coming)
+    newcomers = preferred.pop(NOBODY, None)
     chosen = {}
-    for key, preference in prefer(wants, coming).items():
+    for key, preference in preferred.items():
         target = targets[key]
         text = "; ".join(filter(None, (target.message, preference.message)))
         chosen[key] = replace(target, gpu_type=preference.gpu_type, message=text)
-    return {**targets, **chosen}
+    standing = replace(outcome.standing, gpu_type=newcomers.gpu_type if newcomers is not None else None)
+    return replace(outcome, targets={**targets, **chosen}, standing=standing)
 
 
 def _more(job: Facts, target: Target) -> int:

@@ -219,11 +219,13 @@ class Standing:
         allowed: GPUs that the jobs of a namespace may hold together, for those that are limited.
         closed: Queues that start no jobs, and why.
         order: Place of the waiting jobs in the line.
+        gpu_type: The type of GPU that jobs had best start on that nobody has decided about.
     """
 
     allowed: Mapping[str, int] = field(default_factory=dict)
     closed: Mapping[str, str] = field(default_factory=dict)
     order: Mapping[JobKey, int] = field(default_factory=dict)
+    gpu_type: str | None = None
 
 
 def standing(

@@ -114,9 +114,15 @@ def note_start(world: World, draft: Draft, generation: int, size: Size) -> None:
     explain_admission(world, draft, True, "Admitted", f"{size} set aside")
     draft.condition("Running", False, "Starting")
     draft.condition("Degraded", False, "AsExpected")
-    target = world.target
-    why = f"; {target.message}" if target is not None and target.gpu_type else ""
-    draft.tell("Started", f"generation {generation} with {size}{why}")
+    draft.tell("Started", f"generation {generation} with {size}{_where(world)}")
+
+
+def _where(world: World) -> str:
+    """The type of GPU that the run is to be on, in words."""
+    if world.gpu_type is None:
+        return ""
+    message = world.target.message if world.target is not None else f"new workers prefer {world.gpu_type}"
+    return f"; {message}"
 
 
 def explain_admission(world: World, draft: Draft, holds: bool, reason: str, message: str) -> None:

@@ -95,7 +95,12 @@ class Admissions:
         nodes, pods = self._nodes(), self._pods()
         free = free_gpus(nodes.values(), bound_gpus(pods), self._coming(pods))
         standing = self._standing
-        shares = Shares(room=self._room(pods), closed=standing.closed, order=standing.order)
+        shares = Shares(
+            room=self._room(pods),
+            closed=standing.closed,
+            order=standing.order,
+            gpu_type=standing.gpu_type,
+        )
         self._verdicts = decide(self._asks.values(), nodes, free, shares)
 
     def _room(self, pods: Sequence[PodView]) -> dict[str, int]:

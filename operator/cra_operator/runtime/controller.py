@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cra_operator.admission import alike, ask_for, bound_gpus, free_gpus, room_for
@@ -105,8 +105,7 @@ class Judge:
             now=now,
         )
         outcome = decide(look, self._counsel)
-        targets = with_types(outcome.targets, facts, active, worth, scene.nodes, _soon_free(scene))
-        return replace(outcome, targets=targets)
+        return with_types(outcome, facts, active, worth, scene.nodes, _soon_free(scene))
 
 
 def fitting(scene: Scene, jobs: Iterable[Job]) -> dict[JobKey, int]:
