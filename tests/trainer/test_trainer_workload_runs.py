@@ -70,6 +70,18 @@ def test_a_workload_trains_and_reports_every_class(
         assert weights[0] != weights[1]
 
 
+def test_a_text_of_tokens_is_foreseen_and_told_per_byte(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("\n".join(f"{i} times {j} is {i * j}" for i in range(60) for j in range(20)))
+    parameters = {"vocabulary": "320", "context": "16", "width": "16", "layers": "1", "path": str(text)}
+    metrics = run("char_transformer", tmp_path, parameters, epochs=3).message["metrics"]
+    # To guess any of the 320 tokens costs log 320 = 5.8, and to guess any of 20 characters 4.3 bits.
+    assert metrics["test_loss"] < 4.7
+    assert metrics["bits_per_byte"] < 3.2
+    # A token has more than one byte.
+    assert metrics["test_loss"] / 0.6931 > 1.2 * metrics["bits_per_byte"]
+
+
 def test_new_data_goes_on_from_the_checkpoint_and_inference_reads_it(tmp_path: Path) -> None:
     kept = tmp_path / "checkpoints"
 

@@ -130,8 +130,8 @@ def test_without_licence_texts_pythons_own_help_is_the_text(
 
 def test_windows_follow_each_other_and_predict_the_next_character() -> None:
     text = "".join(chr(97 + i % 26) for i in range(401))
-    train, test, alphabet = char_transformer.load(text, 10)
-    assert alphabet == 26
+    train, test, lengths = char_transformer.load(text, 10)
+    assert lengths.tolist() == [1] * 26
     assert (len(train), len(test)) == (36, 4)
     x, y = train.tensors
     assert torch.equal((x + 1) % 26, y)
@@ -139,13 +139,32 @@ def test_windows_follow_each_other_and_predict_the_next_character() -> None:
 
 
 def test_a_text_that_is_too_short_is_refused() -> None:
-    with pytest.raises(ValueError, match="path: expected at least 320 characters of text, got 5"):
+    with pytest.raises(ValueError, match="path: expected at least 320 tokens of text, got 5"):
         char_transformer.load("short", 32)
+
+
+def test_tokens_of_a_text_are_fewer_than_its_characters_and_stand_for_all_of_its_bytes() -> None:
+    text = char_transformer.read(None)[:50_000] + "  a\ttab,\r\n\n  an é, 漢"
+    codes, lengths = char_transformer.encode(text, 512)
+    assert len(lengths) == 512
+    assert len(codes) < len(text) / 1.5
+    assert int(lengths[codes].sum()) == len(text.encode())
+    # Every rank makes them for itself.
+    again, _ = char_transformer.encode(text, 512)
+    assert torch.equal(again, codes)
+    train, test, _ = char_transformer.load(text, 32, 512)
+    assert len(train) + len(test) == (len(codes) - 1) // 32
+
+
+@pytest.mark.parametrize("vocabulary", [3, 100_000])
+def test_a_vocabulary_that_the_text_does_not_make_is_refused(vocabulary: int) -> None:
+    with pytest.raises(ValueError, match=f"vocabulary={vocabulary}: does not fit this text"):
+        char_transformer.load("to be or not to be\n" * 100, 8, vocabulary)
 
 
 def test_the_transformer_sees_no_later_character() -> None:
     torch.manual_seed(0)
-    model = char_transformer.CharTransformer(alphabet=26, context=8, width=16, layers=2, heads=4).eval()
+    model = char_transformer.CharTransformer(vocabulary=26, context=8, width=16, layers=2, heads=4).eval()
     x = torch.randint(26, (1, 8))
     changed = x.clone()
     changed[0, 5:] = (changed[0, 5:] + 1) % 26

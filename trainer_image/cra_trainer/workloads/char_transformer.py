@@ -1,14 +1,18 @@
-"""Text, character by character: a small Transformer that predicts the next one.
+"""Text, character by character or by longer tokens: a small Transformer that predicts the next one.
 
     python -m cra_trainer.run -m cra_trainer.workloads.char_transformer
 
 Parameters (``spec.workload.parameters``): ``path``, a text file or a folder of them (default: the licence
 texts of the machine, else the topics of Python's own help); ``context`` (default 32), ``width`` (64),
-``layers`` (2), ``heads`` (4). The last tenth of the text is held out for the test.
+``layers`` (2), ``heads`` (4); ``vocabulary``, a number of tokens: without it the tokens are characters, with
+it they are made by byte-pair encoding of the text, on every rank the same. The last tenth of the text is held
+out for the test. Accuracy and loss are per token, so only ``bits_per_byte`` compares vocabularies.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import pydoc_data.topics
 from pathlib import Path
 
@@ -33,17 +37,62 @@ def read(path: str | None) -> str:
     return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
-def load(text: str, context: int) -> tuple[TensorDataset, TensorDataset, int]:
-    """Windows of the text and what follows each character, both [n, context], and the alphabet's size."""
-    alphabet = {character: i for i, character in enumerate(sorted(set(text)))}
-    codes = torch.tensor([alphabet[character] for character in text])
-    # Consecutive windows: each character is predicted once per epoch.
+def encode(text: str, vocabulary: int | None) -> tuple[Tensor, Tensor]:
+    """The text as tokens [n], and the bytes that each token of the vocabulary stands for [tokens].
+
+    Raises:
+        ValueError: The text does not make a vocabulary of this size.
+    """
+    if vocabulary is None:
+        alphabet = {character: i for i, character in enumerate(sorted(set(text)))}
+        codes = torch.tensor([alphabet[character] for character in text])
+        return codes, torch.tensor([len(character.encode()) for character in alphabet])
+    # Imported here: most jobs have no use for it.
+    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(text[: len(text) - len(text) // 10].split("\n")),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocabulary,
+            max_sentence_length=4 * len(text),
+            # Nothing of the text is lost: line ends and spaces count, and a rare character is its bytes.
+            user_defined_symbols=["\n"],
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            byte_fallback=True,
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"vocabulary={vocabulary}: does not fit this text: {error}") from None
+    tokens = SentencePieceProcessor(model_proto=model.getvalue())
+    lengths = [1 if tokens.is_byte(i) else len(_text_of(tokens.id_to_piece(i))) for i in range(len(tokens))]
+    return torch.tensor(tokens.encode(text)), torch.tensor(lengths)
+
+
+def _text_of(piece: str) -> bytes:
+    """What a token stands for; SentencePiece writes a space as U+2581."""
+    return piece.replace("\u2581", " ").encode()
+
+
+def load(
+    text: str, context: int, vocabulary: int | None = None
+) -> tuple[TensorDataset, TensorDataset, Tensor]:
+    """Windows of the text and what follows each token, both [n, context], and the bytes of each token."""
+    codes, lengths = encode(text, vocabulary)
+    # Consecutive windows: each token is predicted once per epoch.
     n = (len(codes) - 1) // context
     x, y = codes[: n * context].view(n, context), codes[1 : n * context + 1].view(n, context)
     cut = n - n // 10
     if cut == n:
-        raise ValueError(f"path: expected at least {10 * context} characters of text, got {len(text)}")
-    return TensorDataset(x[:cut], y[:cut]), TensorDataset(x[cut:], y[cut:]), len(alphabet)
+        raise ValueError(f"path: expected at least {10 * context} tokens of text, got {len(codes)}")
+    return TensorDataset(x[:cut], y[:cut]), TensorDataset(x[cut:], y[cut:]), lengths
 
 
 class Block(nn.Module):
@@ -67,20 +116,20 @@ class Block(nn.Module):
 
 
 class CharTransformer(nn.Module):
-    """Characters [rows, context] → logits of the next ones [rows, context, alphabet]."""
+    """Tokens [rows, context] → logits of the next ones [rows, context, vocabulary]."""
 
-    def __init__(self, *, alphabet: int, context: int, width: int, layers: int, heads: int) -> None:
+    def __init__(self, *, vocabulary: int, context: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
-        self.characters, self.positions = nn.Embedding(alphabet, width), nn.Embedding(context, width)
+        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, alphabet)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary)
         # torch's embeddings start with a deviation of 1, which buries what attention adds for many epochs.
-        for embedding in (self.characters, self.positions):
+        for embedding in (self.tokens, self.positions):
             nn.init.normal_(embedding.weight, std=0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         positions = self.positions(torch.arange(x.shape[1], device=x.device))
-        logits: Tensor = self.head(self.norm(self.blocks(self.characters(x) + positions)))
+        logits: Tensor = self.head(self.norm(self.blocks(self.tokens(x) + positions)))
         return logits
 
 
@@ -88,9 +137,11 @@ def main() -> None:
     session = cra_trainer.init()
     config = session.config
     context = config.number("context", 32)
-    train, test, alphabet = load(read(config.parameters.get("path")), context)
+    vocabulary = config.number("vocabulary", 1) if "vocabulary" in config.parameters else None
+    train, test, lengths = load(read(config.parameters.get("path")), context, vocabulary)
+    lengths = lengths.to(session.device)
     model: nn.Module = CharTransformer(
-        alphabet=alphabet,
+        vocabulary=len(lengths),
         context=context,
         width=config.number("width", 64),
         layers=config.number("layers", 2),
@@ -106,14 +157,19 @@ def main() -> None:
             session.step()
 
         model.eval()
-        correct, loss_sum, count = 0.0, 0.0, 0
+        correct, loss_sum, count, byte_count = 0.0, 0.0, 0, 0.0
         with torch.no_grad():
             for x, y in session.shard(test):
                 logits = model(x).flatten(0, 1)
                 correct += float((logits.argmax(dim=1) == y.flatten()).sum())
                 loss_sum += float(functional.cross_entropy(logits, y.flatten(), reduction="sum"))
                 count += y.numel()
-        session.report(accuracy=(correct, count), test_loss=(loss_sum, count))
+                byte_count += float(lengths[y].sum())
+        session.report(
+            accuracy=(correct, count),
+            test_loss=(loss_sum, count),
+            bits_per_byte=(loss_sum / math.log(2), byte_count),
+        )
 
     session.finish()
 
