@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cra_trainer.allocation.ranks import RankPlanner
 from cra_trainer.allocation.strategies import make_strategy
-from cra_trainer.batching import EVERY, GAIN, Batching, StepTime, best_batch, gain, goodput
+from cra_trainer.batching import EVERY, GAIN, Batching, StepTime, StepTimes, best_batch, gain, goodput
 from cra_trainer.config import Training
 from cra_trainer.noise import ENOUGH, Gradients, Noise
 from cra_trainer.optimizers import divides_by_root, scaled
@@ -221,3 +221,15 @@ def test_a_rate_is_scaled_for_one_step_and_no_scheduler_sees_it(kind: type[torch
     assert float(weight.detach()) == pytest.approx(1 - 0.3)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
     assert divides_by_root(optimizer) == (kind is torch.optim.Adam)
+
+
+@given(positive, st.floats(1, 3))
+def test_steps_that_cost_more_than_their_rows_say_have_no_fixed_part(per_row: float, more: float) -> None:
+    times = StepTimes()
+    for rows, seconds in ((27, per_row * 27), (115, per_row * 115 * more)):
+        for _ in range(2 * EVERY):
+            times.observe(rows, seconds)
+    time = times.fit()
+    assert time is not None
+    # Not even by rounding: the best batch is a root of it.
+    assert time.fixed >= 0

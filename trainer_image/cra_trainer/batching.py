@@ -151,7 +151,8 @@ def _line(known: list[tuple[int, int, float]]) -> StepTime:
     spread = sum(w * (r - rows) * (r - rows) for w, (r, _, _) in zip(weights, known, strict=True))
     slope = sum(w * (r - rows) * (t - mean) for w, (r, _, t) in zip(weights, known, strict=True)) / spread
     per_row = min(max(slope, 0.0), mean / rows)
-    return StepTime(mean - per_row * rows, per_row)
+    # Rounding may leave less than nothing.
+    return StepTime(max(mean - per_row * rows, 0.0), per_row)
 
 
 class Batching:
