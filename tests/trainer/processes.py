@@ -22,7 +22,7 @@ from typing import Any
 _context = multiprocessing.get_context("forkserver")
 # NB: torch imports its compiler when the first optimizer is made, which takes longer than torch itself.
 _context.set_forkserver_preload(
-    ["torch._dynamo", "cra_trainer.session", "cra_trainer.script", "sklearn.datasets"]
+    ["torch._dynamo", "cra_trainer.session", "cra_trainer.shards", "cra_trainer.script", "sklearn.datasets"]
 )
 
 

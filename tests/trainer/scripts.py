@@ -21,6 +21,7 @@ from torch.utils.data import TensorDataset
 
 import cra_trainer.session
 from cra_trainer import data
+from cra_trainer.checkpoint import whole
 
 Record = dict[str, Any]
 
@@ -63,7 +64,7 @@ def gradients(record: Record, size: int, per_row: bool, dtype: torch.dtype = tor
 
 
 def flat_gradient(model: nn.Module) -> torch.Tensor:
-    return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
+    return torch.cat([whole(p.grad).flatten().double() for p in model.parameters() if p.grad is not None])
 
 
 def collectives(record: Record) -> None:
@@ -183,26 +184,30 @@ def die(record: Record, rank: int) -> None:
             session.step()
 
 
-def elastic(record: Record, size: int, trace: str, pace: float, whole: bool = False) -> None:
+def elastic(
+    record: Record, size: int, trace: str, pace: float, plain: bool = False, sharded: bool = False
+) -> None:
     """Train to the end, and note every step that counted: what of, in which group, and the state after it.
 
-    With `whole` the model does the same with a batch in one piece and in parts, and SGD makes no large step
-    of a small difference.
+    Each step takes `pace` seconds more, as long as there is no file `trace`.hurry. With `plain` the model
+    does the same with a batch in one piece and in parts, and SGD makes no large step of a small difference.
     """
     session = cra_trainer.init()
     dataset, inner = make_dataset(size), nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
-    if whole:
+    if plain:
         inner = make_model()
     chosen: torch.optim.Optimizer = torch.optim.Adam(inner.parameters(), lr=0.01)
-    if whole:
+    if plain:
         chosen = torch.optim.SGD(inner.parameters(), lr=0.1, momentum=0.9)
     schedule = torch.optim.lr_scheduler.StepLR(chosen, 5, gamma=0.99)
-    model, optimizer = session.prepare(inner, chosen, schedule=schedule)
-    path = Path(f"{trace}-{os.getpid()}")
+    blocks = [inner[0]] if sharded else None
+    model, optimizer = session.prepare(inner, chosen, fully_shard=blocks, schedule=schedule)
+    path, hurry = Path(f"{trace}-{os.getpid()}"), Path(f"{trace}.hurry")
     for epoch in session.epochs():
         model.train()
         for x, y, numbers in session.batches(dataset):
-            time.sleep(pace)
+            if not hurry.exists():
+                time.sleep(pace)
             group = session.rank, session.world_size
             session.backward(functional.cross_entropy(model(x), y))
             before = digest(inner)
@@ -217,16 +222,18 @@ def elastic(record: Record, size: int, trace: str, pace: float, whole: bool = Fa
                 with path.open("a") as file:
                     file.write(json.dumps(line) + "\n")
         evaluate(session, model, dataset)
+    weights = [whole(p.detach()) for p in inner.parameters()]
     session.finish()
-    record["weights"] = torch.cat([p.detach().flatten() for p in inner.parameters()]).tolist()
+    record["weights"] = torch.cat([w.flatten() for w in weights]).tolist()
 
 
 def digest(holder: nn.Module | torch.optim.Optimizer) -> str:
     """A hash of all parameters, or of all that an optimizer remembers."""
     if isinstance(holder, nn.Module):
-        tensors = [parameter.detach() for parameter in holder.parameters()]
+        tensors = [whole(parameter.detach()) for parameter in holder.parameters()]
     else:
-        tensors = [t for one in holder.state.values() for t in one.values() if isinstance(t, torch.Tensor)]
+        noted = [t for one in holder.state.values() for t in one.values()]
+        tensors = [whole(t) for t in noted if isinstance(t, torch.Tensor)]
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
 
 

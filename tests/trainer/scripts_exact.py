@@ -11,6 +11,7 @@ from torch.nn import functional
 import cra_trainer
 from benchmarks import gradient_exactness
 from cra_trainer import data
+from cra_trainer.checkpoint import whole
 from tests.trainer.scripts import Record, flat_gradient, make_dataset, make_model
 from tests.trainer.scripts_batching import exposed
 
@@ -32,13 +33,16 @@ def token_loss(logits: Tensor, y: Tensor, reduction: str) -> Tensor:
     )
 
 
-def beside_one_process(record: Record, tokens: bool, at_most: int | None, clip_norm: float | None) -> None:
+def beside_one_process(
+    record: Record, tokens: bool, at_most: int | None, clip_norm: float | None, sharded: bool = False
+) -> None:
     """Train with Adam; note in each step how far gradient, loss and weights are from those of one process."""
     session = cra_trainer.init()
     dataset, inner = token_dataset(50) if tokens else make_dataset(50), make_model()
     single = copy.deepcopy(inner)
     alone = torch.optim.Adam(single.parameters(), lr=0.01)
-    model, _ = session.prepare(inner, torch.optim.Adam(inner.parameters(), lr=0.01))
+    blocks = [inner[0], inner[3]] if sharded else None
+    model, _ = session.prepare(inner, torch.optim.Adam(inner.parameters(), lr=0.01), fully_shard=blocks)
     record |= {"gradients": [], "weights": [], "losses": [], "pieces": 0, "steps": 0}
     x_all, y_all = dataset.tensors[:2]
     for epoch in session.epochs():
@@ -51,16 +55,19 @@ def beside_one_process(record: Record, tokens: bool, at_most: int | None, clip_n
                 session.backward(loss, count=count)
             else:
                 session.backward(functional.cross_entropy(model(x), y))
-            mine = flat_gradient(inner)
-            if not session.step(clip_norm=clip_norm):
+            assert session._batch is not None
+            if not session._batch.last:
+                assert not session.step(clip_norm=clip_norm)
                 continue
-            whole = order[start : start + session.config.training.batch_size]
-            start += len(whole)
+            mine = flat_gradient(inner)
+            assert session.step(clip_norm=clip_norm)
+            rows = order[start : start + session.config.training.batch_size]
+            start += len(rows)
             alone.zero_grad()
             loss = (
-                token_loss(single(x_all[whole]), y_all[whole], "mean")
+                token_loss(single(x_all[rows]), y_all[rows], "mean")
                 if tokens
-                else functional.cross_entropy(single(x_all[whole]), y_all[whole])
+                else functional.cross_entropy(single(x_all[rows]), y_all[rows])
             )
             loss.backward()  # type: ignore[no-untyped-call]
             expected = flat_gradient(single)
@@ -78,7 +85,7 @@ def beside_one_process(record: Record, tokens: bool, at_most: int | None, clip_n
 
 def distance(one: nn.Module, other: nn.Module) -> float:
     """Relative distance of two models' weights."""
-    a, b = (torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (one, other))
+    a, b = (torch.cat([whole(p.detach()).flatten() for p in m.parameters()]) for m in (one, other))
     return float((a - b).norm() / b.norm())
 
 

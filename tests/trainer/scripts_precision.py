@@ -27,14 +27,15 @@ def make_scaler() -> torch.amp.GradScaler:
     return torch.amp.GradScaler("cpu", growth_interval=4)
 
 
-def beside_one_process(record: Record, at_most: int | None) -> None:
+def beside_one_process(record: Record, at_most: int | None, sharded: bool = False) -> None:
     """Train with a row that overflows; note in each step how far all is from one process with its scaler."""
     session = cra_trainer.init()
     dataset, inner = make_dataset(SIZE), make_model()
     single, one_scaler, scaler = copy.deepcopy(inner), make_scaler(), make_scaler()
     alone = torch.optim.Adam(single.parameters(), lr=0.01)
     chosen = torch.optim.Adam(inner.parameters(), lr=0.01)
-    model, _ = session.prepare(inner, chosen, scaler=scaler)
+    blocks = [inner[0]] if sharded else None
+    model, _ = session.prepare(inner, chosen, scaler=scaler, fully_shard=blocks)
     record |= {"first_scale": scaler.get_scale(), "scales": [], "gradients": [], "weights": [], "skipped": []}
     for epoch in session.epochs():
         order, start = data.permutation(SIZE, seed=session.config.training.seed, epoch=epoch), 0

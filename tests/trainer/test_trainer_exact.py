@@ -23,23 +23,32 @@ def job(weights: list[float], strategy: str = "fixed") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("weights", "tokens", "at_most", "clip_norm"),
+    ("weights", "tokens", "at_most", "clip_norm", "sharded"),
     [
-        ([1.0], False, 7, 0.05),
-        ([0.7, 3.1], False, 3, None),
+        ([1.0], False, 7, 0.05, False),
+        ([0.7, 3.1], False, 3, None, False),
+        ([0.7, 3.1], False, 3, 0.05, True),
         # A rank with one row, whose tokens may all be ignored, beside one with many pieces.
-        ([5.0, 0.3, 2.3], True, 3, 0.05),
-        ([1.2, 0.4, 3.3, 2.2], True, None, None),
+        ([5.0, 0.3, 2.3], True, 3, 0.05, False),
+        # More ranks than the last layer has rows of weights.
+        ([5.0, 0.3, 2.3, 1.0], True, 3, None, True),
+        ([1.2, 0.4, 3.3, 2.2], True, None, None, False),
     ],
 )
 def test_pieces_clipping_and_ignored_tokens_give_the_training_of_one_process(
-    tmp_path: Path, weights: list[float], tokens: bool, at_most: int | None, clip_norm: float | None
+    tmp_path: Path,
+    weights: list[float],
+    tokens: bool,
+    at_most: int | None,
+    clip_norm: float | None,
+    sharded: bool,
 ) -> None:
     ranks = run_ranks(
         scripts.beside_one_process,
         tokens,
         at_most,
         clip_norm,
+        sharded,
         world_size=len(weights),
         directory=tmp_path,
         config=job(weights),

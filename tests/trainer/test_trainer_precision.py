@@ -21,13 +21,17 @@ def job(weights: list[float], epochs: int = 3) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("weights", "at_most"), [([1.0], None), ([5.0, 0.7], None), ([0.7, 3.1], 4)])
+@pytest.mark.parametrize(
+    ("weights", "at_most", "sharded"),
+    [([1.0], None, False), ([5.0, 0.7], None, False), ([0.7, 3.1], 4, False), ([0.7, 3.1], 4, True)],
+)
 def test_scaled_training_is_that_of_one_process_and_passes_over_the_same_steps(
-    tmp_path: Path, weights: list[float], at_most: int | None
+    tmp_path: Path, weights: list[float], at_most: int | None, sharded: bool
 ) -> None:
     ranks = run_ranks(
-        scripts.beside_one_process, at_most, world_size=len(weights), directory=tmp_path, config=job(weights)
-    )
+        scripts.beside_one_process, at_most, sharded,
+        world_size=len(weights), directory=tmp_path, config=job(weights),
+    )  # fmt: skip
     assert [rank.code for rank in ranks] == [0] * len(weights)
     for rank in ranks:
         assert rank.record["skipped"] == [True] * 3

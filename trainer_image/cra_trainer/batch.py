@@ -27,6 +27,7 @@ class Batch:
         after: The cursor behind it.
         started: When it began.
         largest: Most rows of a piece; None for all at once.
+        alike: Whether all ranks have as many pieces, of which some may be empty then.
         piece: Number of the piece that the script holds.
         backed: Whether that piece's backward pass is done.
     """
@@ -37,13 +38,15 @@ class Batch:
     after: Cursor
     started: float
     largest: int | None = None
+    alike: bool = False
     piece: int = 0
     backed: bool = False
     sizes: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         mine = self.mine
-        count = -(-mine // self.largest) if self.largest and mine else 1
+        most = int(self.rows.max()) if self.alike else mine
+        count = -(-most // self.largest) if self.largest and most else 1
         if count == 1:
             self.sizes = [mine]
             return
@@ -56,6 +59,11 @@ class Batch:
         return int(self.rows[self.rank])
 
     @property
+    def size(self) -> int:
+        """Rows of the piece that the script holds; it may hold one that counts for nothing."""
+        return self.sizes[self.piece]
+
+    @property
     def last(self) -> bool:
         """Whether the script holds the last piece."""
         return self.piece == len(self.sizes) - 1
@@ -66,7 +74,7 @@ class Batch:
         if len(self.sizes) == 1:
             return self.rows, self.rank
         before = int(self.rows[: self.rank].sum()) + sum(self.sizes[: self.piece])
-        return np.array([before, self.sizes[self.piece]]), 1
+        return np.array([before, self.size]), 1
 
     def weigh(self, loss: Tensor, count: float | None) -> Tensor:
         """The piece's part of what the mean over the ranks shall be: the loss of the global batch.
@@ -80,7 +88,7 @@ class Batch:
         Raises:
             ValueError: The loss has another shape.
         """
-        size = self.sizes[self.piece]
+        size = self.size
         expected = max(size, 1)
         if count is not None and loss.ndim:
             raise ValueError(f"expected the sum of the losses beside count, got shape {list(loss.shape)}")

@@ -164,6 +164,7 @@ class Batching:
 
     Attributes:
         by_root: Whether the optimizer divides by the root of the mean square gradient, as Adam does.
+        paired: Whether gradients are measured by two steps in a row, as one rank alone does.
         size: Rows of the next global batch, as far as the epoch has them.
         noise: The measured gradient noise.
         progress: Scale-invariant steps so far.
@@ -180,7 +181,7 @@ class Batching:
         self._steps = 0
         self._every = EVERY
         self._cost: float | None = None
-        self.by_root = False
+        self.by_root = self.paired = False
         self.noise = NoiseScale()
         self.progress = 0.0
         self.size = self._within(training.batch_size)
@@ -188,7 +189,7 @@ class Batching:
     def due(self, step: int) -> bool:
         """Whether the gradients of this step are to be measured; the same on every rank."""
         # Two steps in a row where one rank has to compare its own.
-        return step % self._every < (2 if self._world_size == 1 else 1)
+        return step % self._every < (2 if self.paired or self._world_size == 1 else 1)
 
     def factor(self, rows: int) -> float:
         """What the learning rate is multiplied with in a step over `rows` rows.

@@ -72,7 +72,7 @@ def snapshot(value: Any, path: str = "state", *, spare: Any = None) -> Any:
         StateError: Something in it could not be loaded again; the text says where and what.
     """
     if isinstance(value, torch.Tensor):
-        value = value.detach()
+        value = whole(value.detach())
         return spare.copy_(value) if _fits(spare, value) else value.to("cpu", copy=True)
     if value is None or type(value) in (bool, int, float, str, bytes):
         return value
@@ -90,6 +90,13 @@ def snapshot(value: Any, path: str = "state", *, spare: Any = None) -> Any:
     raise StateError(
         f"{path}: expected tensors, numbers, texts, lists, tuples or dicts, got {type(value).__name__}"
     )
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor, gathered where ranks hold a part each; then all of them call it."""
+    # NB: not by its type, which takes a while to import.
+    gathered = getattr(tensor, "full_tensor", None)
+    return tensor if gathered is None else cast(torch.Tensor, gathered())
 
 
 def _fits(spare: Any, value: torch.Tensor) -> bool:

@@ -75,9 +75,19 @@ class Keeper:
             and not self._checkpoints.busy
         )
 
+    def claim(self) -> bool:
+        """Whether one is due, told once: the ranks that have a part in it will save with this one."""
+        due = self.due
+        if due:
+            self._last = time.monotonic()
+        return due
+
     def save(self, parts: state.Parts, position: state.Position, *, wait: bool = False) -> None:
-        """Write a checkpoint in the background, or `wait` until it is written."""
+        """Write a checkpoint in the background, or `wait` until it is written. Where the ranks hold a part of
+        the model each, all of them call this.
+        """
         if self._checkpoints is None:
+            parts.holding.lend()
             return
         self._last = time.monotonic()
         snapshot = state.gather(parts, position, self._checkpoints.spare())

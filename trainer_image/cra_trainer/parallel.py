@@ -51,6 +51,11 @@ class Stopwatch:
         event.record()
         self._marks.append(event)
 
+    @property
+    def count(self) -> int:
+        """Moments noted."""
+        return len(self._marks)
+
     def between(self, first: int, second: int) -> float:
         """Seconds from one mark to another; waits for the GPU to have passed the second."""
         a, b = self._marks[first], self._marks[second]
@@ -63,14 +68,14 @@ class Stopwatch:
 
 
 @dataclass(kw_only=True)
-class _Step:
+class Step:
     """A step under way."""
 
     rows: Ints
     measured_rows: Ints
     watch: Stopwatch
     before: Last
-    root: Tensor
+    roots: tuple[Tensor, ...] = ()
     loss: Tensor | None = None
     count: float | None = None
     table: Tensor | None = None
@@ -117,6 +122,7 @@ class Signals:
         change: Whether newcomers wait to be taken in.
         digest: Digest of its pending plan.
         room: Part of its memory that it has left.
+        saving: Whether to save after this step; asked where all ranks have a part of what is saved.
         is_loss: Whether an error of a collective means that the group is broken, and not the script.
     """
 
@@ -125,6 +131,7 @@ class Signals:
     change: Callable[[], bool]
     digest: Callable[[], int]
     room: Callable[[], float]
+    saving: Callable[[], bool]
     is_loss: Callable[[BaseException], bool]
 
 
@@ -140,6 +147,7 @@ class Reducer:
     Attributes:
         replica: The model for the script to call.
         failed: Whether a collective of this step failed: the step counts for nothing.
+        saving: Whether the ranks are to save together.
     """
 
     def __init__(
@@ -150,15 +158,15 @@ class Reducer:
         self._ddp: DistributedDataParallel | None = None
         self._cuda = device.type == "cuda"
         self._table: nn.Parameter | None = None
-        self._step: _Step | None = None
+        self._step: Step | None = None
         # On the GPU the table of a step is read when the next one is done.
-        self._unread: deque[_Step] = deque()
+        self._unread: deque[Step] = deque()
         self._last_compute = 0.0
         self._last_rows: Ints = np.zeros(0, dtype=np.int64)
         self._last = Last()
         self._ended: float | None = None
         self._probe: Probe | None = None
-        self.failed = False
+        self.failed = self.saving = False
         self.replica = Replica(model, self._forward)
 
     def attach(self, group: Group) -> None:
@@ -195,12 +203,12 @@ class Reducer:
         assert self._table is not None
         self._probe.begin(rows, measure=measure)
         self._table.grad = None
-        self._step = _Step(
+        self._step = Step(
             rows=rows,
             measured_rows=self._last_rows if self._cuda else rows,
             watch=Stopwatch(self._cuda),
             before=self._last,
-            root=self._table.sum(),
+            roots=(self._table.sum(),),
         )
         self._step.watch.mark()
 
@@ -235,56 +243,72 @@ class Reducer:
             loss: That part.
             count: Terms in it: then the mean is to be one over the terms of all ranks, not over rows.
         """
-        step, ddp, table = self._step, self._ddp, self._table
+        step = self._step
         assert step is not None
         if self.failed:
             return
-        if not step.forwarded or ddp is None or table is None:
+        if not step.forwarded:
             raise RuntimeError("the loss is not of the model that session.prepare() returned: call that one")
         step.loss = loss.detach() if step.loss is None else step.loss + loss.detach()
         if count is not None:
             step.count = count + (step.count or 0.0)
         if self._scaling is not None:
             loss = self._scaling.scale(loss)
+        table = self._reduce(step, loss)
+        if table is None:
+            return
+        step.watch.mark()
+        step.table = table
+        if self._cuda:
+            step.table = torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
+            step.table.copy_(table, non_blocking=True)
+        assert self._probe is not None
+        factor = None if self._scaling is None else self._scaling.unscale()
+        if step.count is not None:
+            factor = self._divide_by_terms(step, table) * (1.0 if factor is None else factor)
+        self._probe.reduced(factor)
+
+    def _reduce(self, step: Step, loss: Tensor) -> Tensor | None:
+        """Go backward; returns the reduced table after the last piece, unless a rank is lost."""
         if not step.last_piece:
             loss.backward()  # type: ignore[no-untyped-call]
-            return
+            return None
+        ddp, table = self._ddp, self._table
+        assert ddp is not None
+        assert table is not None
         try:
-            torch.autograd.backward((loss, step.root))
+            torch.autograd.backward((loss, *step.roots))
         except RuntimeError as error:
             if not self._signals.is_loss(error):
                 raise
             self.failed = True
-            return
+            return None
         self._check_all_reduced(ddp)
-        step.watch.mark()
-        assert table.grad is not None
-        step.table = table.grad
-        if self._cuda:
-            step.table = torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
-            step.table.copy_(table.grad, non_blocking=True)
-        assert self._probe is not None
-        factor = None if self._scaling is None else self._scaling.unscale()
-        if step.count is not None:
-            factor = self._divide_by_terms(step, table.grad) * (1.0 if factor is None else factor)
-        self._probe.reduced(factor)
+        return table.grad
 
-    def _divide_by_terms(self, step: _Step, table: Tensor) -> Tensor:
+    def _gradients(self) -> list[Tensor]:
+        """What this rank holds of the gradients."""
+        return [p.grad for p in self._model.parameters() if p.grad is not None]
+
+    def _divide_by_terms(self, step: Step, table: Tensor) -> Tensor:
         """Make of gradients over rows those over the terms that were counted; returns the factor."""
         terms = table[:, Column.COUNT].sum() * len(table)
         factor = float(step.rows.sum()) / terms.clamp(min=1.0)
-        torch._foreach_mul_([p.grad for p in self._model.parameters() if p.grad is not None], factor)
+        torch._foreach_mul_(self._gradients(), factor)
         return factor
 
     def _check_all_reduced(self, ddp: DistributedDataParallel) -> None:
         try:
             ddp._check_reducer_finalized()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
-            named = self._model.named_parameters()
-            missed = ", ".join(name for name, p in named if p.requires_grad and p.grad is None)
-            raise RuntimeError(
-                f"the loss does not reach {missed}: leave it out, or freeze it by requires_grad_(False)"
-            ) from error
+            raise self._unreached() from error
+
+    def _unreached(self) -> RuntimeError:
+        named = self._model.named_parameters()
+        missed = ", ".join(name for name, p in named if p.requires_grad and p.grad is None)
+        return RuntimeError(
+            f"the loss does not reach {missed}: leave it out, or freeze it by requires_grad_(False)"
+        )
 
     def end(self) -> StepReport | None:
         """The report of this step on a CPU, of the one before on a GPU (None for the first)."""
@@ -304,10 +328,10 @@ class Reducer:
         self._step = None
         return self._read(self._unread.popleft()) if len(self._unread) > self._cuda else None
 
-    def _read(self, step: _Step) -> StepReport:
+    def _read(self, step: Step) -> StepReport:
         assert step.table is not None
-        communication = step.watch.between(1, 2)
-        self._last_compute, self._last_rows = step.watch.between(0, 1), step.rows
+        self._last_compute, communication = self._times(step.watch)
+        self._last_rows = step.rows
         # Each row is the mean of what its rank wrote and the others' zeros.
         table = np.multiply(step.table.numpy(), len(step.table), dtype=np.float64)
         return StepReport(
@@ -319,16 +343,24 @@ class Reducer:
             communication_seconds=communication,
         )
 
+    def _times(self, watch: Stopwatch) -> tuple[float, float]:
+        """Seconds of computing and of waiting for the others, of a step that is done."""
+        return watch.between(0, 1), watch.between(1, 2)
+
     def _tell(self, _: Tensor) -> Tensor:
         """The gradient of the table, when those of the model are done: what this rank tells, in its row."""
-        step, group, signals = self._step, self._group, self._signals
+        step = self._step
         assert step is not None
+        step.watch.mark()
+        # The time that a GPU took is known when it has passed the event, so there it is the last step's.
+        return self._row(step, self._last_compute if self._cuda else step.watch.between(0, 1))
+
+    def _row(self, step: Step, seconds: float, saving: bool = False) -> Tensor:
+        """A table with nothing but this rank's row."""
+        group, signals = self._group, self._signals
         assert step.loss is not None
         assert group is not None
-        step.watch.mark()
         signals.reducing()
-        # The time that a GPU took is known when it has passed the event, so there it is the last step's.
-        seconds = self._last_compute if self._cuda else step.watch.between(0, 1)
         table = np.zeros((group.world_size, len(Column)), dtype=np.float32)
         before = step.before
         table[group.rank] = (
@@ -344,6 +376,7 @@ class Reducer:
             before.cost,
             step.count or 0.0,
             signals.room(),
+            saving,
         )
         # The driver takes so little over before it returns, so this need not wait either.
         told = torch.from_numpy(table).to(group.device, non_blocking=True)

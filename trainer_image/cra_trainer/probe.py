@@ -14,6 +14,7 @@ import functools
 import math
 import time
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -91,7 +92,7 @@ class Probe:
         if self._rows is None:
             return
         started = time.perf_counter()
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        gradients = [local(p.grad) for p in self._parameters if p.grad is not None]
         if self._ranks == 1:
             self.cost = 0.0
             self._compare(gradients, int(self._rows[0]))
@@ -128,3 +129,9 @@ class Probe:
         whole = torch.linalg.vector_norm(before * (rows_before / total) + sample * (rows / total))
         self.told = torch.stack((squares.sqrt(), whole)) * math.sqrt(self._stride)
         self.of = 2, total
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor."""
+    part = getattr(tensor, "to_local", None)
+    return tensor if part is None else cast(Tensor, part())

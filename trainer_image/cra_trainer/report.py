@@ -29,6 +29,7 @@ class Column(IntEnum):
     COST = 8  # of that measurement, in steps
     COUNT = 9  # terms of its part of the loss, if these are counted
     ROOM = 10  # part of its memory that it has had left at its fullest
+    SAVE = 11  # 1 when all are to save, where all have a part of the state
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,8 @@ The contract:
   its state from one that is there and enters the loop where the others are; the others only pause. So the
   number of ranks and a rank's own number may change from turn to turn.
 - When a rank other than 0 dies, the others do the turn that it broke once more, without it. What the script
-  does between `backward` and the next turn is done again too; prepared extras are put back before.
+  does between `backward` and the next turn is done again too; prepared extras are put back before. (Of a
+  model that is split over the ranks a part died, so all ranks end, to go on from the newest checkpoint.)
 - A checkpoint holds a whole turn of the loop, with whatever the script does after `step`.
 - A rank that gets SIGTERM leaves a moment later, after a turn: the loop raises ``SystemExit(143)``. When rank
   0 gets it, all ranks leave once it has saved a checkpoint.
@@ -45,7 +46,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -66,10 +67,10 @@ from cra_trainer.batching import Batching
 from cra_trainer.calls import Calls
 from cra_trainer.checkpoint import State
 from cra_trainer.config import Config, read_config
-from cra_trainer.elastic import transfer
 from cra_trainer.elastic.group import Group, Membership
 from cra_trainer.elastic.roster import NOTHING
 from cra_trainer.evaluation import Classification, by_name, lines, scores
+from cra_trainer.holding import Holding, make_holding
 from cra_trainer.keeper import Keeper
 from cra_trainer.measures import Measure, distances, flatten, merge, performances
 from cra_trainer.memory import Room
@@ -153,6 +154,7 @@ class Session:
         optimizer: torch.optim.Optimizer | None = None,
         *,
         scaler: torch.amp.GradScaler | None = None,
+        fully_shard: Iterable[nn.Module] | None = None,
         **extras: state.Stateful,
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Move the model to the device, join the group, and take up the state of the training.
@@ -164,22 +166,30 @@ class Session:
             optimizer: Its optimizer. Without one this is inference: the model takes its weights from the
                 newest good checkpoint, whichever script made it, and none is written.
             scaler: For float16: `backward` scales by it and `step` asks it; the script calls none of it.
+            fully_shard: Blocks of the model. With them parameters, gradients and optimizer state are split
+                over the ranks by torch's `fully_shard` (FSDP2), which gathers one block at a time.
             extras: Whatever else has a state to go on from, by name: a scheduler, an averaged model.
 
         Raises:
             SessionError: Called twice.
             StateError: An extra's state holds more than tensors and plain values.
-            ValueError: The checkpoint is of another script, or there is none to infer from.
+            ValueError: The checkpoint is of another script, or there is none to infer from; or the model
+                cannot be split so.
         """
         if self._prepared is not None:
             raise SessionError(
                 "session.prepare(): was called before; prepare model, optimizer and all else at once"
             )
-        model.to(self.device)
+        if fully_shard is None:
+            model.to(self.device)
         inferring = optimizer is None
         if optimizer is None:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         self._batching.by_root = divides_by_root(optimizer)
+        if fully_shard is not None and self.config.layers.compute_budget < 1:
+            raise SessionError(
+                "session.prepare(): fully_shard does not go with spec.allocator.layers.computeBudget below 1"
+            )
         parts = state.Parts(
             model=model,
             optimizer=optimizer,
@@ -187,7 +197,9 @@ class Session:
             planner=self._planner,
             batching=self._batching,
             layers=None if inferring else self._make_cut(model),
+            holding=make_holding(model, optimizer, fully_shard, self._membership.is_loss),
         )
+        self._batching.paired = parts.holding.split
         self._scaling = None if scaler is None else Scaling(scaler, optimizer)
         state.check(parts)
         if inferring:
@@ -202,9 +214,10 @@ class Session:
             change=lambda: self._membership.change_wanted,
             digest=lambda: self._planner.digest,
             room=self._room,
+            saving=self._keeper.claim,
             is_loss=self._membership.is_loss,
         )
-        reducer = Reducer(model, self.device, signals, self._scaling)
+        reducer = parts.holding.reducer(model, self.device, signals, self._scaling)
         self._prepared = parts, reducer
         self._process.progress = self._describe
         self._enter(self._membership.join(self._position.standing))
@@ -235,7 +248,7 @@ class Session:
                 group.connect()
                 if self._membership.broken:
                     raise RuntimeError("the group broke while it was formed")
-                transfer.exchange(group, lambda: state.live(parts, self._position), self._restore)
+                parts.holding.enter(group, lambda: state.live(parts, self._position), self._restore)
                 self._planner.adopt(group.agree(self._planner.full))
                 break
             except RuntimeError as error:
@@ -253,6 +266,7 @@ class Session:
         parts, reducer = self._use("batches")
         assert self._group is not None
         broken = reducer.failed or self._membership.broken
+        parts.holding.quit(complete=not broken)
         if self._undo is not None:
             self._undo.restore(parts)
             parts.optimizer.zero_grad(set_to_none=True)
@@ -319,7 +333,13 @@ class Session:
             self._membership.computing(True)
             after = source.after(total)
             batch = self._batch = Batch(
-                rows=rows, rank=self.rank, total=total, after=after, started=started, largest=at_most
+                rows=rows,
+                rank=self.rank,
+                total=total,
+                after=after,
+                started=started,
+                largest=at_most,
+                alike=parts.holding.split,
             )
             while True:
                 if batch.last:
@@ -352,7 +372,7 @@ class Session:
             part = batch.weigh(loss, count)
         except ValueError as error:
             raise SessionError(f"session.backward(): {error}") from None
-        self._prepared[1].backward(part, None if count is None else count * bool(batch.mine))
+        self._prepared[1].backward(part, None if count is None else count * bool(batch.size))
         batch.backed = True
 
     def step(self, *, clip_norm: float | None = None) -> bool:
@@ -441,8 +461,10 @@ class Session:
     ) -> Iterator[Any]:
         """This rank's part of a data set to evaluate, as large as its share, in batches on its device."""
         shares = self._planner.full
-        for batch in stream.deal(dataset, shares, self.rank, batch_size=batch_size, collate=collate):
-            yield data.to_device(batch, self.device)
+        holding = Holding() if self._prepared is None else self._prepared[0].holding
+        with holding.gathered():
+            for batch in stream.deal(dataset, shares, self.rank, batch_size=batch_size, collate=collate):
+                yield data.to_device(batch, self.device)
 
     def report(
         self, classification: Classification | None = None, /, **measures: Measure
@@ -573,12 +595,14 @@ class Session:
             self._process.say({**self._describe(), "outcome": "left"})
             raise SystemExit(termination.LEFT)
         elif self._calls.leave:
+            parts.holding.quit(complete=True)
             self._membership.leave()
             self._process.say({**self._describe(), "outcome": "left"})
             raise SystemExit(termination.LEFT)
         elif self._calls.change:
             self._regroup()
-        elif self._keeper.due:
+        elif reducer.saving if parts.holding.split else self._keeper.due:
+            reducer.saving = False
             self._keeper.save(parts, self._position)
         if self._cut and self._group is not None:
             # Other blocks train from now on, and what is frozen leaves the reduction.

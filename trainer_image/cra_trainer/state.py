@@ -22,6 +22,7 @@ from cra_trainer.batching import Batching
 from cra_trainer.checkpoint import State, snapshot
 from cra_trainer.data import Cursor, mix
 from cra_trainer.elastic.roster import Standing
+from cra_trainer.holding import Holding
 from cra_trainer.progress import Goal
 
 
@@ -62,7 +63,9 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The objects that hold state: the user's model (not its DDP), optimizer and what else was prepared."""
+    """The objects that hold state: the user's model (not its DDP), optimizer and what else was prepared, and
+    how the ranks hold the first two.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -70,6 +73,7 @@ class Parts:
     planner: RankPlanner
     batching: Batching
     layers: LayerCut | None = None
+    holding: Holding = field(default_factory=Holding)
 
 
 def live(parts: Parts, position: Position) -> State:
@@ -89,10 +93,12 @@ def gather(parts: Parts, position: Position, spare: State | None = None) -> Stat
     """A snapshot in host memory, in that of a `spare` one where it fits.
 
     Raises:
+        ShardsLost: A rank is gone whose part of the model is needed.
         StateError: Something that was prepared has a state that could not be loaded again.
     """
     spares, parts_now = spare or {}, live(parts, position)
-    return {name: snapshot(part, name, spare=spares.get(name)) for name, part in parts_now.items()}
+    with parts.holding.guard():
+        return {name: snapshot(part, name, spare=spares.get(name)) for name, part in parts_now.items()}
 
 
 def check(parts: Parts) -> None:

@@ -45,6 +45,10 @@ FORMING = timedelta(seconds=20)
 """How long a rank that died in the instant of being called is waited for."""
 
 
+class ShardsLost(dist.DistError):
+    """A rank that held a part of the model is gone: what is left is the newest checkpoint."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """One group, as seen from this process.
@@ -208,7 +212,7 @@ class Membership:
 
     def is_loss(self, error: BaseException) -> bool:
         """Whether a collective failed because the group is broken, and the next one can go on."""
-        if isinstance(error, LeaderLost) or self._member is None or self.device.type != "cpu":
+        if isinstance(error, LeaderLost | ShardsLost) or self._member is None or self.device.type != "cpu":
             return False
         return isinstance(error, RuntimeError) and (self._member.broken or is_peer_loss(error))
 

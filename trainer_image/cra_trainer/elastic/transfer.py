@@ -3,6 +3,9 @@
 The state goes as it is, tensor by tensor, without a file and without a copy of the whole: a skeleton first,
 in which every tensor is a number, then the tensors. Small ones travel together. Several newcomers are served
 by several ranks at once; where one rank serves all others it broadcasts.
+
+Where ranks hold a part each (`cra_trainer.shards`), rank 0 spreads the whole over all of them, and no rank
+ever holds more of it than one tensor and its own parts.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ _SMALL = 1 << 16
 _TENSOR = "\0tensor"
 
 Move = Callable[[Tensor], None]
+Place = Callable[[tuple[Any, ...], Tensor], Any]
 
 
 def exchange(group: Group, state: Callable[[], State], restore: Callable[[State], None]) -> None:
@@ -50,17 +54,46 @@ def exchange(group: Group, state: Callable[[], State], restore: Callable[[State]
         restore(_take(group.device, lambda tensor: _done(dist.recv(tensor, src=source))))
 
 
+def spread(group: Group, state: Callable[[], State], place: Place) -> State:
+    """Rank 0's state for every rank, itself too, of which each keeps what it has a place for.
+
+    Args:
+        group: The group.
+        state: Gives rank 0's state; not called elsewhere.
+        place: Gets a tensor of the state, on the group's device, and the keys that lead to it; returns what
+            stands there in the result.
+    """
+    device, tensors = group.device, list[Tensor]()
+    head, size = torch.empty(0, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+    if group.rank == 0:
+        head = _head(state(), tensors)
+        size.fill_(len(head))
+    dist.broadcast(size, src=0)
+    head = head if group.rank == 0 else torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(head, src=0)
+    told = torch.load(io.BytesIO(head.numpy().tobytes()), weights_only=True)
+
+    def receive(i: int, path: tuple[Any, ...]) -> Any:
+        dtype, shape, _ = told["shapes"][i]
+        if group.rank == 0:
+            tensor = tensors[i].to(device).contiguous()
+        else:
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+        if tensor.numel():
+            dist.broadcast(tensor, src=0)
+        return place(path, tensor)
+
+    mine: State = _fill(told["skeleton"], receive)
+    return mine
+
+
 def _done(_: object) -> None:
     """A collective has returned."""
 
 
 def _give(state: State, device: torch.device, move: Move) -> None:
     tensors: list[Tensor] = []
-    skeleton = _replace(state, lambda tensor: (_TENSOR, _note(tensors, tensor)))
-    shapes = [(str(t.dtype).removeprefix("torch."), tuple(t.shape), t.device.type) for t in tensors]
-    buffer = io.BytesIO()
-    torch.save({"skeleton": skeleton, "shapes": shapes}, buffer)
-    head = torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8)
+    head = _head(state, tensors)
     move(torch.tensor([len(head)]))
     move(head)
     for batch in _batches(tensors):
@@ -68,6 +101,15 @@ def _give(state: State, device: torch.device, move: Move) -> None:
             move(batch[0].contiguous())
         else:
             move(torch.cat([tensor.reshape(-1) for tensor in batch]))
+
+
+def _head(state: State, tensors: list[Tensor]) -> Tensor:
+    """What comes before the tensors, as bytes; the tensors are added to the list in their order."""
+    skeleton = _replace(state, lambda tensor: (_TENSOR, _note(tensors, tensor)))
+    shapes = [(str(t.dtype).removeprefix("torch."), tuple(t.shape), t.device.type) for t in tensors]
+    buffer = io.BytesIO()
+    torch.save({"skeleton": skeleton, "shapes": shapes}, buffer)
+    return torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8)
 
 
 def _take(device: torch.device, move: Move) -> State:
@@ -88,7 +130,7 @@ def _take(device: torch.device, move: Move) -> State:
         move(together)
         for tensor, part in zip(batch, torch.split(together, [t.numel() for t in batch]), strict=True):
             tensor.copy_(part.view(tensor.shape))
-    state: State = _fill(told["skeleton"], tensors)
+    state: State = _fill(told["skeleton"], lambda i, _: tensors[i])
     return state
 
 
@@ -118,11 +160,11 @@ def _replace(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
-def _fill(value: Any, tensors: list[Tensor]) -> Any:
+def _fill(value: Any, tensor: Callable[[int, tuple[Any, ...]], Any], path: tuple[Any, ...] = ()) -> Any:
     if isinstance(value, tuple) and len(value) == 2 and value[0] == _TENSOR:
-        return tensors[value[1]]
+        return tensor(value[1], path)
     if isinstance(value, dict):
-        return type(value)((key, _fill(item, tensors)) for key, item in value.items())
+        return type(value)((key, _fill(item, tensor, (*path, key))) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return type(value)(_fill(item, tensors) for item in value)
+        return type(value)(_fill(item, tensor, (*path, i)) for i, item in enumerate(value))
     return value
