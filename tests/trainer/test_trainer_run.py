@@ -205,3 +205,27 @@ def test_local_ranks_answer_behind_one_port(tmp_path: Path, pods: list[Pod]) -> 
     pod.process.stdin.close()
     assert pod.end() == 0
     assert pod.message == {"outcome": "succeeded"}
+
+
+def test_ranks_of_a_pod_draw_different_random_numbers(tmp_path: Path, pods: list[Pod]) -> None:
+    script = "import random, numpy; print(random.random(), numpy.random.random(), flush=True)"
+    pods.append(pod := Pod(tmp_path, script, local_ranks=2))
+    one, other = (pod.said().split() for _ in range(2))
+    assert pod.end() == 0
+    assert not set(one) & set(other)
+
+
+def test_sigterm_while_ranks_are_being_started_reaches_them(tmp_path: Path, pods: list[Pod]) -> None:
+    script = "import threading; threading.Event().wait()"
+    pods.append(pod := Pod(tmp_path, script, local_ranks=2))
+    handled = 1 << (signal.SIGTERM - 1)
+    while not caught(pod.process.pid) & handled:
+        assert pod.process.poll() is None
+    pod.process.send_signal(signal.SIGTERM)
+    assert pod.end() == 143
+
+
+def caught(pid: int) -> int:
+    """The signals for which a process has a handler."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt"))

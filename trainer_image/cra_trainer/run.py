@@ -1,19 +1,20 @@
 """Start a training script in a pod: ``python -m cra_trainer.run [-m module | script.py] args…``.
 
 With one local rank the script runs in this very process. With several (``LOCAL_WORLD_SIZE`` > 1) one process
-per local rank is started, ranks counting from ``RANK``. They share the pod's one metrics port, its
-termination message and its SIGTERM through this launcher; the first rank that fails ends the rest, and its
-exit code and message are the pod's.
+per local rank is forked, ranks counting from ``RANK``, after torch was imported once for all of them: that
+takes some seconds of CPU, which a pod of eight ranks would need eight times. They share the pod's one metrics
+port, its termination message and its SIGTERM through this launcher; the first rank that fails ends the rest,
+and its exit code and message are the pod's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
-import queue
+import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -21,11 +22,16 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cra_trainer import script, telemetry, termination
 from cra_trainer.config import ConfigError, Env, read_env
 
 USAGE = "usage: python -m cra_trainer.run [-m module | script.py] args..."
 GRACE_SECONDS = 10
+SHARED = ("torch._dynamo", "cra_trainer.session")
+"""What every rank will import; optimizers import the first at their first step. Neither touches a GPU, which
+must not be touched before a process forks."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,8 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     if env.local_world_size == 1:
         return script.main(arguments)
-    with tempfile.TemporaryDirectory(prefix="cra-") as scratch:
-        return LocalRanks(env, arguments, Path(scratch)).run()
+    ranks = LocalRanks(env)
+    return script.main(arguments) if ranks.fork() else ranks.wait()
 
 
 class LocalRanks:
@@ -49,19 +55,49 @@ class LocalRanks:
 
     Args:
         env: The pod's environment; `Env.rank` is that of its first process.
-        arguments: The script and its arguments.
-        scratch: A directory for the ranks' own termination messages.
     """
 
-    def __init__(self, env: Env, arguments: Sequence[str], scratch: Path) -> None:
-        self._env, self._scratch = env, scratch
-        self._command = [sys.executable, "-m", "cra_trainer.script", *arguments]
+    def __init__(self, env: Env) -> None:
+        self._env = env
+        # For the ranks' own termination messages.
+        self._scratch = Path(tempfile.mkdtemp(prefix="cra-"))
         self._ports = _free_ports(env.pod_ip, env.local_world_size) if env.metrics_port else []
-        self._children: list[subprocess.Popen[bytes]] = []
-        self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._pids: list[int] = []
+        self._codes: dict[int, int] = {}
+        self._asked = False
 
-    def run(self) -> int:
-        """Start the ranks and wait for all of them; returns the culprit's exit code, or 0."""
+    def fork(self) -> bool:
+        """Start the ranks. It returns in the launcher, and in each of them: there it is true."""
+        signal.signal(signal.SIGTERM, self._asked_to_leave)
+        for name in SHARED:
+            importlib.import_module(name)
+        # No rank hears with the launcher's ears, and none is started and then forgotten.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        for index in range(self._env.local_world_size):
+            pid = os.fork()
+            if pid == 0:
+                self._become(index)
+                return True
+            self._pids.append(pid)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        if self._asked:
+            self._signal(signal.SIGTERM)
+        return False
+
+    def _become(self, index: int) -> None:
+        """What a rank has for itself."""
+        os.environ |= {
+            "RANK": str(self._env.rank + index),
+            "LOCAL_RANK": str(index),
+            "CRA_TERMINATION_LOG": str(self._log(index)),
+            "CRA_METRICS_PORT": str(self._ports[index]) if self._ports else "",
+        }
+        np.random.seed()  # Python's own generator does so by itself, torch's is the same in every process
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def wait(self) -> int:
+        """Answer for the ranks until all have ended; returns the culprit's exit code, or 0."""
         if self._env.metrics_port:
             telemetry.serve(
                 self._env.metrics_port,
@@ -70,44 +106,21 @@ class LocalRanks:
                 ready=lambda: all(self._get(port, "readyz") is not None for port in self._ports),
                 address=self._env.pod_ip or "0.0.0.0",
             )
-        # Heard from before the first child exists, so that none is started and then forgotten.
-        asked = threading.Event()
-
-        def forward(*_: object) -> None:
-            asked.set()
-            self._signal(signal.SIGTERM)
-
-        signal.signal(signal.SIGTERM, forward)
-        for index in range(self._env.local_world_size):
-            self._children.append(self._spawn(index))
-        if asked.is_set():
-            self._signal(signal.SIGTERM)
-        culprit = self._wait()
+        culprit = self._culprit()
         self._report(culprit)
-        return 0 if culprit is None else _exit_code(self._children[culprit].returncode)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        return 0 if culprit is None else _exit_code(self._codes[culprit])
 
-    def _spawn(self, index: int) -> subprocess.Popen[bytes]:
-        environ = os.environ | {
-            "RANK": str(self._env.rank + index),
-            "LOCAL_RANK": str(index),
-            "CRA_TERMINATION_LOG": str(self._log(index)),
-            "CRA_METRICS_PORT": str(self._ports[index]) if self._ports else "",
-        }
-        child = subprocess.Popen(self._command, env=environ)
-        threading.Thread(target=self._watch, args=(index, child), daemon=True).start()
-        return child
-
-    def _watch(self, index: int, child: subprocess.Popen[bytes]) -> None:
-        child.wait()
-        self._ended.put(index)
-
-    def _wait(self) -> int | None:
+    def _culprit(self) -> int | None:
         """Wait for every rank; the first failure ends the rest. Returns whose failure is the pod's."""
         failed: list[int] = []
         killing: threading.Timer | None = None
-        for _ in self._children:
-            index = self._ended.get()
-            code = self._children[index].returncode
+        while len(self._codes) < len(self._pids):
+            pid, status = os.wait()
+            if pid not in self._pids:
+                continue  # an orphan, which the first process of a container inherits
+            index = self._pids.index(pid)
+            code = self._codes[index] = os.waitstatus_to_exitcode(status)
             if code == 0 or (killing is not None and killing.finished.is_set()):
                 continue
             failed.append(index)
@@ -120,13 +133,18 @@ class LocalRanks:
             killing.cancel()
         # A rank that lost a peer or left may have ended before the one that it lost.
         consequences = (termination.PEER_LOST, termination.LEFT, -signal.SIGTERM)
-        causes = [index for index in failed if self._children[index].returncode not in consequences]
+        causes = [index for index in failed if self._codes[index] not in consequences]
         return next(iter(causes + failed), None)
 
+    def _asked_to_leave(self, *_: object) -> None:
+        self._asked = True
+        self._signal(signal.SIGTERM)
+
     def _signal(self, number: signal.Signals) -> None:
-        for child in self._children:
-            with contextlib.suppress(ProcessLookupError):
-                child.send_signal(number)
+        for index, pid in enumerate(self._pids):
+            if index not in self._codes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def _log(self, index: int) -> Path:
         return self._scratch / f"termination-{index}"
