@@ -103,11 +103,11 @@ class Init:
         api = Api(layout)
         supervisor.start(components.etcd(tools["etcd"], layout))
         supervisor.start(components.apiserver(tools["kube-apiserver"], layout))
-        manager = components.controller_manager(tools["kube-controller-manager"], layout)
-        supervisor.start(manager, lambda: _has_default_account(api))
         await supervisor.ready("etcd")
         await supervisor.ready("kube-apiserver")
-        # Not earlier: refused before the default roles exist, its watches would sit out their back-off.
+        # Not earlier: before the default roles exist both are refused, and end or sit out their back-off.
+        manager = components.controller_manager(tools["kube-controller-manager"], layout)
+        supervisor.start(manager, lambda: _has_default_account(api))
         supervisor.start(components.scheduler(tools["kube-scheduler"], layout))
         await asyncio.to_thread(apply_base_objects, api)
         supervisor.start(components.prometheus(tools["prometheus"], layout))
