@@ -10,6 +10,7 @@ and its exit code and message are the pod's.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import shutil
@@ -71,6 +72,7 @@ class LocalRanks:
         signal.signal(signal.SIGTERM, self._asked_to_leave)
         for name in SHARED:
             importlib.import_module(name)
+        gc.freeze()  # or a collection in a rank would copy what all share
         # No rank hears with the launcher's ears, and none is started and then forgotten.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         for index in range(self._env.local_world_size):
