@@ -1,4 +1,4 @@
-"""The report per class: the figures of scikit-learn, whatever part of the test set each rank sees."""
+"""Row B4, the report per class: the figures of scikit-learn, whatever part of the test set a rank sees."""
 
 from __future__ import annotations
 

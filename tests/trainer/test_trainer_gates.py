@@ -1,4 +1,4 @@
-"""Attention gates: what each variant may see, in sequences and in images."""
+"""Row B2, attention gates: what each variant may see, in sequences and in images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cut: blocks at the front stop training when the budget asks for it, and cost nothing from then on."""
+"""Row B1, the budget: blocks at the front stop training when it asks for that, and then cost nothing."""
 
 from __future__ import annotations
 

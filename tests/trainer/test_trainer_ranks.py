@@ -1,4 +1,6 @@
-"""The planner over ranks: finds the fast, ignores tremble, follows change, never lets ranks disagree."""
+"""Rows A5, A6 and A9, the planner over ranks: it starts with its strategy's split, learns, finds the fast,
+ignores tremble, follows change, and never lets ranks disagree.
+"""
 
 from __future__ import annotations
 

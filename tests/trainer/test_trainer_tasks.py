@@ -1,4 +1,4 @@
-"""Weights of tasks: one budget that follows the progress of each, the same on every rank."""
+"""Row A8, weights of tasks: one budget that follows the progress of each, the same on every rank."""
 
 from __future__ import annotations
 

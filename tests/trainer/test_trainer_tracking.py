@@ -1,4 +1,4 @@
-"""Curves of a training: where they are, what they say after a restart, and what a failing place costs."""
+"""Row B5, curves of a training: where they are, what they say after a restart, what a failing place costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workloads as jobs: two real ranks run each from its first line to its result."""
+"""Rows A10 and B8, the workloads as jobs: two real ranks run each from its first line to its result."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The built-in workloads: their data, and that a step of each learns."""
+"""Rows A10 and B3, the built-in workloads and optimizers: the data, and that a step of each learns."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,19 @@ def test_every_optimizer_of_the_spec_descends(name: str) -> None:
         optimizer.step()
         optimizer.zero_grad()
     assert float((weight**2).sum()) < before
+
+
+def test_weight_decay_of_adamw_is_decoupled_from_the_gradient() -> None:
+    """Row B1: θ <- θ - ηλθ beside the step along the gradient, whatever that is scaled by."""
+    settings = config.Optimizer(name="adamw", learning_rate=0.1, weight_decay=0.5)
+    resting, moving = (torch.nn.Parameter(torch.tensor([2.0, -3.0])) for _ in range(2))
+    plain = torch.nn.Parameter(moving.detach().clone())
+    for weight, decay in ((resting, 0.5), (moving, 0.5), (plain, 0.0)):
+        optimizer = make_optimizer([weight], dataclasses.replace(settings, weight_decay=decay))
+        weight.grad = torch.zeros(2) if weight is resting else torch.tensor([4.0, 0.1])
+        optimizer.step()
+    assert torch.allclose(resting, torch.tensor([2.0, -3.0]) * (1 - 0.1 * 0.5))
+    assert torch.allclose(moving - plain, torch.tensor([2.0, -3.0]) * -(0.1 * 0.5), atol=1e-6)
 
 
 def test_an_optimizer_that_is_not_known_is_named() -> None:
