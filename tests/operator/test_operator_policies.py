@@ -75,13 +75,13 @@ def test_a_utility_is_that_of_the_formula() -> None:
         1000.0, 5000.0, current=np.array([2, 0]), pause_left=np.array([10.0, 0.0]), age=np.full(2, 3600.0)
     )
     alone, base = goodput.single_gpu_seconds(jobs.rate, SIZES.gpus, jobs.remaining, jobs.attained)
-    weight = np.array([0.7, 0.3])
+    weight, thrift = np.array([0.7, 0.3]), np.array([2.0, 0.0])
     value = goodput.worth(
         jobs.rate, SIZES.gpus, jobs.limit, jobs.current, jobs.age, jobs.restarts, jobs.pause_left,
-        jobs.restart_seconds, alone, base, weight, np.full(2, 0.5), np.full(2, 1.0), 0.0,
+        jobs.restart_seconds, alone, base, weight, np.full(2, 0.5), np.full(2, 1.0), thrift, 0.0,
     )  # fmt: skip
-    stays = 0.7 * (1000.0 / (1000.0 / 2**0.8 + 10.0)) ** 0.5
-    moves = 0.7 * (1000.0 / (1000.0 / 4**0.8 + 30.0 * np.e)) ** 0.5
+    stays = 0.7 * (1000.0 / (1000.0 / 2**0.8 + 10.0)) ** 0.5 * (2**0.8 / 2) ** 2
+    moves = 0.7 * (1000.0 / (1000.0 / 4**0.8 + 30.0 * np.e)) ** 0.5 * (4**0.8 / 4) ** 2
     assert value[0, [0, 2, 3]] == pytest.approx([0.0, stays, moves], rel=1e-4)
 
 
@@ -92,7 +92,7 @@ def test_two_jobs_that_only_change_places_stop_doing_so() -> None:
     half = np.full(2, 0.5)
     value = goodput.worth(
         jobs.rate, SIZES.gpus, jobs.limit, jobs.current, age, restarts, jobs.pause_left,
-        jobs.restart_seconds, alone, base, half, np.ones(2), np.zeros(2), 0.0,
+        jobs.restart_seconds, alone, base, half, np.ones(2), np.zeros(2), np.zeros(2), 0.0,
     )  # fmt: skip
     assert (value[:, 4] < value[:, 3]).all()
 

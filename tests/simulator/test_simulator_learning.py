@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from cra_operator.controller.policies.attention import Attention
 from cra_operator.controller.policies.choosing import ACTIONS, NUMBERS
 from cra_operator.controller.policies.goodput import TUNED, UNTUNED, Goodput
-from cra_operator.controller.policies.network import SHAPES, Weights, attend
+from cra_operator.controller.policies.network import OUTPUTS, SHAPES, Weights, attend
 from cra_operator.controller.policies.store import Learned
 from cra_operator.controller.policies.tokens import CLUSTER as CLUSTER_NUMBERS
 from cra_operator.controller.policies.tokens import JOBS
@@ -52,7 +52,7 @@ def test_the_compiled_episode_ends_jobs_when_the_simulator_does(restart: float) 
     for policy, weights, rule in policies:
         world = WORLDS.world(jobs(3), Disturbance(restart=restart))
         state = begin(world)
-        assert run(world, state, weights, rule, np.zeros((COUNT, 3)), 5000)
+        assert run(world, state, weights, rule, np.zeros((COUNT, OUTPUTS)), 5000)
         slow = simulate(jobs(3), RATES, CLUSTER, policy, rules=Rules(restart=restart))
         assert state.ended - world.submitted == pytest.approx(slow.completion_seconds)
         assert state.cost[0] == pytest.approx(slow.completion_seconds.sum())
@@ -70,7 +70,7 @@ def test_a_misjudged_world_is_what_a_blurred_policy_sees() -> None:
 
 
 def test_an_episode_in_pieces_is_the_same_episode() -> None:
-    world, quiet = WORLDS.world(jobs(1)), np.zeros((COUNT, 3))
+    world, quiet = WORLDS.world(jobs(1)), np.zeros((COUNT, OUTPUTS))
     whole, pieces = begin(world), begin(world)
     run(world, whole, drawn(), RULE, quiet, 5000)
     while not run(world, pieces, drawn(), RULE, quiet, 7):
@@ -115,7 +115,12 @@ def test_rewards_of_an_episode_sum_to_minus_its_completion_time_over_the_rules()
 def test_advantages_are_those_of_the_formula() -> None:
     def step(reward: float, over: bool) -> Step:
         return Step(
-            x=np.zeros((1, JOBS)), y=np.zeros(1), left=0.0, noise=np.zeros((1, 3)), reward=reward, over=over
+            x=np.zeros((1, JOBS)),
+            y=np.zeros(1),
+            left=0.0,
+            noise=np.zeros((1, OUTPUTS)),
+            reward=reward,
+            over=over,
         )
 
     steps = [step(-1.0, False), step(-2.0, True), step(-4.0, True)]

@@ -51,6 +51,11 @@ class Tiny:
         """A world."""
         return self.validation[1.0][seed % 2]
 
+    @property
+    def practice(self) -> list[World]:
+        """The same."""
+        return self.validation[1.0]
+
     @cached_property
     def validation(self) -> dict[float, list[World]]:
         """All worlds."""

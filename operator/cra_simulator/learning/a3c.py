@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.nn import Parameter
 
+from cra_operator.controller.policies.network import OUTPUTS
 from cra_simulator.learning.acting import Actor, Step, batch, log_likelihood
 from cra_simulator.learning.actor_critic import CRITIC_RATE, ActorCritic, normalised
 
@@ -58,7 +59,7 @@ class A3c(ActorCritic):
         ends = [actor.now() for actor in actors]
         last = batch(
             [
-                Step(x=x, y=y, left=left, noise=np.zeros((len(x), 3)), reward=0.0, over=False)
+                Step(x=x, y=y, left=left, noise=np.zeros((len(x), OUTPUTS)), reward=0.0, over=False)
                 for x, y, left in ends
             ]
         )

@@ -21,8 +21,8 @@ from cra_operator.controller.policy import Floats
 from cra_simulator.learning.episode import Rule, World, begin, look, run
 from cra_simulator.learning.score import episode, no_weights
 
-SPREAD = np.array([0.3, 0.1, 0.3])
-"""Standard deviation of the noise in (log w, q, h)."""
+SPREAD = np.array([0.3, 0.1, 0.3, 0.1])
+"""Standard deviation of the noise in (log w, q, h, e)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Step:
         x: Tokens, [J, F].
         y: State of the cluster, [C].
         left: Part of the jobs that are still to be submitted.
-        noise: What was added to the network's answer, [J, 3].
+        noise: What was added to the network's answer, [J, 4].
         reward: Minus the time that jobs spent meanwhile.
         over: Whether the episode ended.
     """
@@ -69,7 +69,7 @@ class Actor:
         world, state = self._world, self._state
         x, y, index = look(world, state)
         jobs = len(world.submitted)
-        noise = draws.normal(size=(jobs, 3)) * SPREAD
+        noise = draws.normal(size=(jobs, len(SPREAD))) * SPREAD
         left, before = 1.0 - float(state.counts[1]) / jobs, float(state.cost[0])
         ticks = round(SECONDS / world.interval)
         over = run(world, state, weights, self._rule, noise, ticks)
@@ -93,14 +93,15 @@ class Actor:
         self._world = self._make_world(self.seed)
         self._state = begin(self._world)
         self._reference = episode(self._world, no_weights(), self._rule).mean
-        run(self._world, self._state, no_weights(), self._rule, np.zeros((len(self._world.submitted), 3)), 1)
+        quiet = np.zeros((len(self._world.submitted), len(SPREAD)))
+        run(self._world, self._state, no_weights(), self._rule, quiet, 1)
         self._fresh = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Steps side by side, padded to the most jobs: x [B, J, F], y [B, C], mask [B, J], left [B], noise
-    [B, J, 3]."""
+    [B, J, 4]."""
 
     x: Tensor
     y: Tensor
@@ -120,7 +121,7 @@ class Batch:
 def batch(steps: Sequence[Step]) -> Batch:
     """Steps as tensors."""
     count, most = len(steps), max(len(step.x) for step in steps)
-    x, noise = np.zeros((count, most, JOBS), np.float32), np.zeros((count, most, 3), np.float32)
+    x, noise = np.zeros((count, most, JOBS), np.float32), np.zeros((count, most, len(SPREAD)), np.float32)
     mask, y = np.zeros((count, most), bool), np.zeros((count, CLUSTER), np.float32)
     for i, step in enumerate(steps):
         jobs = len(step.x)

@@ -17,6 +17,7 @@ import numpy as np
 
 from cra_operator.controller.policies.choosing import ACTIONS, NUMBERS, SECONDS
 from cra_operator.controller.policies.goodput import UNTUNED, Preset
+from cra_operator.controller.policies.network import OUTPUTS
 from cra_operator.controller.policy import Floats
 from cra_simulator.learning.episode import Rule, State, World, begin, look, run
 from cra_simulator.learning.score import episode, no_weights
@@ -69,7 +70,7 @@ class ClusterEnv(gymnasium.Env[Floats, np.int64]):
         self._world = self._make_world(self._next)
         self._next += 1
         self._state = begin(self._world)
-        self._quiet = np.zeros((len(self._world.submitted), 3))
+        self._quiet = np.zeros((len(self._world.submitted), OUTPUTS))
         self._reference = episode(self._world, self._weights, rule_of(UNTUNED)).mean
         run(self._world, self._state, self._weights, self._rules[0], self._quiet, 1)
         return self._observe(), {}

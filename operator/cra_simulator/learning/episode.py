@@ -177,7 +177,7 @@ def run(world: World, state: State, weights: Weights, rule: Rule, noise: Floats,
         state: Goes on from here; changed in place.
         weights: Of the network; with a last layer of zeros only the rule decides.
         rule: Of the policy.
-        noise: Added to what the network says about each job of the workload, [N, 3].
+        noise: Added to what the network says about each job of the workload, [N, 4].
         ticks: How many.
 
     Returns:
@@ -322,10 +322,12 @@ def _decide(world: World, state: State, weights: Weights, rule: Rule, noise: Flo
     for j in range(count):
         for i in range(out.shape[1]):
             out[j, i] = faith * (out[j, i] + noise[whole[0, j], i])
-    weight, power, damp = numbers(out, alone, floats[3, :count], rule.favour, rule.concavity, rule.damping)
+    weight, power, damp, thrift = numbers(
+        out, alone, floats[3, :count], rule.favour, rule.concavity, rule.damping
+    )
     value = worth(
         state.rate[:count], world.gpus, whole[5, :count], whole[7, :count], age, whole[9, :count],
-        floats[1, :count], restart, alone, state.base[:count], weight, power, damp, rule.lost,
+        floats[1, :count], restart, alone, state.base[:count], weight, power, damp, thrift, rule.lost,
     )  # fmt: skip
     return knapsack(value, world.gpus, world.capacity[0])
 

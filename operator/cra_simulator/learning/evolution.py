@@ -1,12 +1,9 @@
-"""CMA-ES (Hansen, *The CMA Evolution Strategy: A Tutorial*, 2016): learning without gradients, as a control.
-
-    x_k = m + sigma * B D z_k       candidates, in mirrored pairs (Brockhoff et al., PPSN 2010)
-    m  <- m + sigma * sum_k w_k y_k over the better half, y_k = B D z_k
-    C and sigma follow the paths that m takes
+"""Learning without gradients, by `cma`: first what is plain in a token, then the whole last layer.
 
 What one number does drowns in noise when single decisions are judged, but not when all candidates play whole
-episodes in the same worlds and only their ranks count. It moves the last layer, some hundred numbers, on top
-of an encoder that stays random.
+episodes in the same worlds and only their ranks count. The encoder stays random. With few numbers a search
+finds its way in tens of generations, so it begins with the answer of each job to some of its own features;
+on top of what came of that, the rest is looked for, what jobs learn from each other included.
 """
 
 from __future__ import annotations
@@ -16,15 +13,22 @@ from collections.abc import Mapping
 import numpy as np
 
 from cra_operator.controller.policies.network import OUT, Weights
+from cra_operator.controller.policies.tokens import JOB_FEATURES
 from cra_operator.controller.policy import Floats
+from cra_simulator.learning.cma import Cma
 from cra_simulator.learning.learner import Snapshot, Task, random_state, restore_random
 from cra_simulator.learning.score import episode, flatten, no_weights, replaced, score
 
-WORLDS = 5
-"""That each generation plays."""
-SIGMA = 0.1
-SCALES = {"out_job": 0.4, "out_attention": 0.4}
-"""How far parameters are moved at first, relative to the others: what is plain in a token is tried first."""
+FIRST = 36
+"""Generations that look only for how"""
+PLAIN = (
+    "log T1", "log T1 squared", "log T1 x load", "rank by T1", "log age", "part done", "load", "one",
+)  # fmt: skip
+"""bear on"""
+NUMBERS = (1.0, 0.5, 1.0, 0.25)
+"""(log w, q, h, e), which are moved so far relative to each other."""
+SIGMAS = (0.12, 0.01)
+"""How far numbers are moved at first, in the first generations and in the later ones."""
 
 
 class Evolution:
@@ -35,108 +39,78 @@ class Evolution:
     """
 
     def __init__(self, task: Task) -> None:
-        self._make_world, self._rule = task.make_world, task.rule
-        self._start, self._score, self._seed = task.start, task.score, task.seed
+        self._task = task
         self._random = np.random.default_rng(task.seed)
-        self._mean = flatten(task.start, OUT)
-        n = len(self._mean)
-        self._sigma = SIGMA
+        self._vector = flatten(task.start, OUT)
         self._generation = 0
-        self._path_c, self._path_s = np.zeros(n), np.zeros(n)
-        self._covariance = np.diag(
-            np.concatenate(
-                [np.full(getattr(task.start, name).size, SCALES.get(name, 1.0) ** 2) for name in OUT]
-            )
+        self._begin()
+
+    def _begin(self) -> None:
+        """Look from here among the numbers whose turn it is."""
+        self._free = _plain() if self._generation < FIRST else np.arange(len(self._vector))
+        spread = np.tile(NUMBERS, len(self._vector) // len(NUMBERS))
+        self._search = Cma(
+            self._vector[self._free], spread[self._free], SIGMAS[int(self._generation >= FIRST)]
         )
-        self._set_constants(n)
-        self._decompose()
-
-    def _set_constants(self, n: int) -> None:
-        """Hansen's defaults, the number of candidates made even."""
-        half = (4 + int(3 * np.log(n)) + 1) // 2
-        self._pairs = half
-        raw = np.log(half + 0.5) - np.log(np.arange(1, half + 1))
-        self._shares = raw / raw.sum()
-        mass = self._mass = 1 / (self._shares**2).sum()
-        self._cc = (4 + mass / n) / (n + 4 + 2 * mass / n)
-        self._cs = (mass + 2) / (n + mass + 5)
-        self._c1 = 2 / ((n + 1.3) ** 2 + mass)
-        self._cm = min(1 - self._c1, 2 * (mass - 2 + 1 / mass) / ((n + 2) ** 2 + mass))
-        self._damping = 1 + 2 * max(0.0, ((mass - 1) / (n + 1)) ** 0.5 - 1) + self._cs
-        self._expected = n**0.5 * (1 - 1 / (4 * n) + 1 / (21 * n * n))
-
-    def _decompose(self) -> None:
-        values, self._axes = np.linalg.eigh((self._covariance + self._covariance.T) / 2)
-        self._lengths = np.sqrt(np.maximum(values, 1e-12))
 
     def step(self) -> Mapping[str, float]:
         """One generation."""
-        first = self._seed * 1_000_000 + self._generation * WORLDS
-        worlds = [self._make_world(first + i) for i in range(WORLDS)]
-        references = [episode(world, no_weights(), self._rule) for world in worlds]
-        z = self._random.normal(size=(self._pairs, len(self._mean)))
-        y = (np.concatenate([z, -z]) * self._lengths) @ self._axes.T
-        costs = np.empty(len(y))
-        for i, candidate in enumerate(y):
-            weights = self._weights(self._mean + self._sigma * candidate)
-            played = [episode(world, weights, self._rule) for world in worlds]
+        worlds = self._task.practice
+        references = [episode(world, no_weights(), self._task.rule) for world in worlds]
+        candidates = self._search.ask(self._random)
+        costs = np.empty(len(candidates))
+        for i, candidate in enumerate(candidates):
+            weights = self._weights(self._with(candidate))
+            played = [episode(world, weights, self._task.rule) for world in worlds]
             costs[i] = np.mean([score(*pair) for pair in zip(played, references, strict=True)])
-        self._update(y[np.argsort(costs, kind="stable")[: self._pairs]])
+        self._search.tell(costs)
+        self._vector = self._with(self._search.mean)
+        self._generation += 1
+        if self._generation == FIRST:
+            self._begin()
         return {
-            "episodes": float(WORLDS * (len(y) + 1)),
-            "cost": float(costs.mean()),
+            "episodes": float(len(worlds) * (len(costs) + 1)),
+            "cost": float(np.median(costs)),
             "best": float(costs.min()),
-            "sigma": self._sigma,
+            "sigma": self._search.sigma,
         }
 
-    def _update(self, better: Floats) -> None:
-        moved = self._shares @ better
-        self._mean = self._mean + self._sigma * moved
-        self._generation += 1
-        whitened = self._axes @ ((self._axes.T @ moved) / self._lengths)
-        cs, cc = self._cs, self._cc
-        self._path_s = (1 - cs) * self._path_s + np.sqrt(cs * (2 - cs) * self._mass) * whitened
-        length = float(np.linalg.norm(self._path_s))
-        usual = length / np.sqrt(1 - (1 - cs) ** (2 * self._generation)) / self._expected
-        slow = usual < 1.4 + 2 / (len(moved) + 1)
-        self._path_c = (1 - cc) * self._path_c + slow * np.sqrt(cc * (2 - cc) * self._mass) * moved
-        lost = (not slow) * cc * (2 - cc)
-        self._covariance = (
-            (1 - self._c1 - self._cm) * self._covariance
-            + self._c1 * (np.outer(self._path_c, self._path_c) + lost * self._covariance)
-            + self._cm * (better.T * self._shares) @ better
-        )
-        self._sigma *= float(np.exp(min(cs / self._damping * (length / self._expected - 1), 0.3)))
-        self._decompose()
+    def _with(self, numbers: Floats) -> Floats:
+        """The last layer with these in place of those that are looked for."""
+        vector = self._vector.copy()
+        vector[self._free] = numbers
+        return vector
 
     def _weights(self, vector: Floats) -> Weights:
-        return replaced(self._start, OUT, vector)
+        return replaced(self._task.start, OUT, vector)
 
     def score(self) -> float:
         """See `Learner`."""
-        return self._score(self._weights(self._mean))
+        return self._task.score(self._weights(self._vector))
 
     def tensors(self) -> dict[str, Floats]:
         """See `Learner`."""
-        return self._weights(self._mean)._asdict()
+        return self._weights(self._vector)._asdict()
 
     def snapshot(self) -> Snapshot:
         """See `Learner`."""
         return {
-            "mean": self._mean,
-            "sigma": self._sigma,
+            "vector": self._vector,
             "generation": self._generation,
-            "path_c": self._path_c,
-            "path_s": self._path_s,
-            "covariance": self._covariance,
+            "search": self._search.snapshot(),
             "random": random_state(self._random),
         }
 
     def restore(self, snapshot: Snapshot) -> None:
         """See `Learner`."""
-        self._mean, self._sigma = snapshot["mean"], snapshot["sigma"]
-        self._generation = snapshot["generation"]
-        self._path_c, self._path_s = snapshot["path_c"], snapshot["path_s"]
-        self._covariance = snapshot["covariance"]
+        self._vector, self._generation = snapshot["vector"], snapshot["generation"]
+        self._begin()
+        self._search.restore(snapshot["search"])
         restore_random(self._random, snapshot["random"])
-        self._decompose()
+
+
+def _plain() -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Which numbers of the last layer say how plain features bear on each of `NUMBERS`."""
+    marked = no_weights()
+    marked.out_token[[JOB_FEATURES.index(feature) for feature in PLAIN]] = 1.0
+    return np.flatnonzero(flatten(marked, OUT))

@@ -7,7 +7,7 @@ numbers included: a run that is interrupted and resumed ends as one that was not
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,6 +46,7 @@ class Task:
 
     Attributes:
         make_world: From a seed to a training world.
+        practice: Plain training worlds, to begin with.
         rule: What the network is put on; it scores 1.
         start: The network to begin with; its last layer is zero for the rule itself.
         score: How good weights are on worlds that are not trained on.
@@ -53,6 +54,7 @@ class Task:
     """
 
     make_world: Callable[[int], World]
+    practice: Sequence[World]
     rule: Rule
     start: Weights
     score: Callable[[Weights], float]

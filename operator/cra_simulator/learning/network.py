@@ -27,7 +27,7 @@ class AttentionNetwork(nn.Module):
             self.register_parameter(name, nn.Parameter(start))
 
     def forward(self, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-        """What is added to (log w, q, h).
+        """What is added to (log w, q, h, e).
 
         Args:
             x: Tokens of the jobs, [B, J, F].
@@ -35,7 +35,7 @@ class AttentionNetwork(nn.Module):
             mask: Which tokens are jobs and not padding, [B, J].
 
         Returns:
-            [B, J, 3]; whatever at padding.
+            [B, J, 4]; whatever at padding.
         """
         p = dict(self.named_parameters())
         jobs = nn.functional.softsign(x @ p["embed"])

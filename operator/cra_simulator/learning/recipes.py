@@ -41,6 +41,10 @@ class Lessons(Protocol):
     def validation(self) -> dict[float, list[World]]:
         """Worlds that score, by load."""
 
+    @property
+    def practice(self) -> list[World]:
+        """Plain worlds to learn in."""
+
     def draw(self, seed: int) -> World:
         """A world to learn in."""
 
@@ -59,7 +63,14 @@ def make(name: str, seed: int, curriculum: Lessons) -> Learner:
     if name in NETWORKS:
         judge = Judge(curriculum.validation)
         return NETWORKS[name](
-            Task(make_world=curriculum.draw, rule=RULE, start=random_weights(0), score=judge, seed=seed)
+            Task(
+                make_world=curriculum.draw,
+                practice=curriculum.practice,
+                rule=RULE,
+                start=random_weights(0),
+                score=judge,
+                seed=seed,
+            )
         )
     if name not in CHOOSERS:
         raise ValueError(f"there is no learner {name!r}; there are {', '.join(BUDGETS)}")
@@ -113,7 +124,7 @@ CHOOSERS: Mapping[str, Callable[..., Learner]] = {
 }
 """Learners that choose presets."""
 BUDGETS: Mapping[str, Budget] = {
-    "evolution": Budget(steps=200, check_every=20, patience=8),
+    "evolution": Budget(steps=44, check_every=2, patience=12),
     "ppo": Budget(steps=60, check_every=10, patience=8),
     "a3c": Budget(steps=60, check_every=20, patience=6),
     "q-learning": Budget(steps=EPISODES, check_every=100, patience=4),

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cra_operator.controller.policies.network import SHAPES, Weights
+from cra_operator.controller.policies.network import OUTPUTS, SHAPES, Weights
 from cra_operator.controller.policy import Floats
 from cra_simulator.learning.episode import Rule, World, begin, run
 
-P99 = 0.15
-MAKESPAN = 0.25
+P99 = 0.2
+MAKESPAN = 0.15
 _MOST_TICKS = 5_000
 _NEVER = 1e7
 
@@ -33,7 +33,7 @@ def episode(world: World, weights: Weights, rule: Rule, noise: Floats | None = N
     """Run a world to its end."""
     state = begin(world)
     if noise is None:
-        noise = np.zeros((len(world.submitted), 3))
+        noise = np.zeros((len(world.submitted), OUTPUTS))
     if not run(world, state, weights, rule, noise, _MOST_TICKS):
         # GPUs go to and fro and nothing gets done.
         return Outcome(mean=_NEVER, p99=_NEVER, makespan=_NEVER)

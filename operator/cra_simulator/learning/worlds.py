@@ -8,7 +8,7 @@ made from the workloads by thinning and by laying several over each other; nothi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,13 +27,25 @@ from cra_simulator.workload import TraceJob, read_workload
 LOADS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 CHANCES = (0.03, 0.17, 0.05, 0.3, 0.2, 0.18, 0.04, 0.03)
 """How often each load is drawn."""
-LAYERS = {0.25: (0.5,), 0.5: (0.5,), 0.75: (1.0,), 1.0: (1.0,), 1.5: (2.0,), 2.0: (2.0,), 3.0: (1.0, 2.0),
-          5.0: (1.0, 2.0, 2.0)}  # fmt: skip
-"""The workloads that are laid over each other for a load, before they are thinned."""
+LAYERS: dict[float, tuple[tuple[float, ...], ...]] = {
+    0.25: ((0.5,), (1.0,)),
+    0.5: ((0.5,), (1.0,)),
+    0.75: ((1.0,), (0.5, 0.5)),
+    1.0: ((1.0,), (1.0,), (0.5, 0.5), (2.0,)),
+    1.5: ((2.0,), (1.0, 1.0), (0.5, 1.0)),
+    2.0: ((2.0,), (1.0, 1.0)),
+    3.0: ((1.0, 2.0), (1.0, 1.0, 1.0)),
+    5.0: ((1.0, 2.0, 2.0), (1.0, 1.0, 1.0, 2.0)),
+}
+"""Ways to make a load: the workloads that are laid over each other before they are thinned."""
 WINDOW = {3.0: 5 * 3600.0, 5.0: 3 * 3600.0}
 """Only so many seconds are taken of the largest."""
 HELD_BACK = {0.5: 2, 1.0: 8, 2.0: 3}
 """How many of the training workloads of each load validate."""
+PRACTISED = {0.5: 6, 1.0: 9, 1.5: 6, 2.0: 7}
+"""How many worlds of each load there are to practise in,"""
+VALIDATED = {0.5: 8, 1.0: 8, 1.5: 6, 2.0: 6, 5.0: 2}
+"""and to validate in."""
 MISJUDGED = 6
 """Ways in which rates are misjudged."""
 
@@ -151,8 +163,8 @@ class Curriculum:
         """A training world."""
         draws = np.random.default_rng(seed)
         load = float(draws.choice(LOADS, p=CHANCES))
-        layers = [self._pick(layer, draws) for layer in LAYERS[load]]
-        jobs = lay_over(layers, load, WINDOW.get(load, np.inf), draws)
+        ways = LAYERS[load]
+        jobs = self._mix(ways[int(draws.integers(len(ways)))], load, draws)
         how = PLAIN
         if draws.random() < 0.4:
             how = Disturbance(
@@ -163,22 +175,33 @@ class Curriculum:
             )
         return self._worlds.world(jobs, how, seed=seed)
 
-    def _pick(self, load: float, draws: np.random.Generator) -> Sequence[TraceJob]:
-        found = self._jobs[load][HELD_BACK[load] :]
-        return found[int(draws.integers(len(found)))]
+    def _mix(
+        self, layers: Sequence[float], load: float, draws: np.random.Generator, *, held_back: bool = False
+    ) -> list[TraceJob]:
+        """A workload of a load from different ones, of those that train or of those that are held back."""
+        drawn: list[Sequence[TraceJob]] = []
+        for layer in sorted(set(layers)):
+            among = slice(0, HELD_BACK[layer]) if held_back else slice(HELD_BACK[layer], None)
+            found = self._jobs[layer][among]
+            drawn += [found[i] for i in draws.permutation(len(found))[: layers.count(layer)]]
+        return lay_over(drawn, load, WINDOW.get(load, np.inf), draws)
 
     @cached_property
     def validation(self) -> dict[float, list[World]]:
         """Worlds that no learner trains on, by load; plain."""
+        return self._plain(VALIDATED, held_back=True)
+
+    @cached_property
+    def practice(self) -> list[World]:
+        """Plain worlds of all usual loads."""
+        return [world for found in self._plain(PRACTISED, held_back=False).values() for world in found]
+
+    def _plain(self, counts: Mapping[float, int], *, held_back: bool) -> dict[float, list[World]]:
         found: dict[float, list[World]] = {}
-        for load in (0.5, 1.0, 1.5, 2.0, 5.0):
-            draws = np.random.default_rng(int(load * 10))
-            held = {layer: self._jobs[layer][:count] for layer, count in HELD_BACK.items()}
-            found[load] = []
-            for i in range(2 if load == 5.0 else min(HELD_BACK[layer] for layer in LAYERS[load])):
-                layers = [held[layer][(i + n) % len(held[layer])] for n, layer in enumerate(LAYERS[load])]
-                jobs = lay_over(layers, load, WINDOW.get(load, np.inf), draws)
-                found[load].append(self._worlds.world(jobs))
+        for load, count in counts.items():
+            draws, ways = np.random.default_rng(int(load * 10)), LAYERS[load]
+            mixed = [self._mix(ways[i % len(ways)], load, draws, held_back=held_back) for i in range(count)]
+            found[load] = [self._worlds.world(jobs) for jobs in mixed]
         return found
 
 

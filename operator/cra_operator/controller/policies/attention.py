@@ -1,10 +1,10 @@
 """The attention policy: who gets how much attention is learned, who gets how many GPUs is solved.
 
 Each job is a token (`tokens`); a small attention network (`network`) lets jobs look at each other and at the
-load of the cluster and gives every job a change of its three numbers in the rule of `goodput`: the
-logarithm of its weight, the concavity of its utility, the damping of its restarts. The softmax of the
-log-weights is the attention that the job gets. The exact solver makes whole GPUs of it. A network of zeros is
-the rule itself, so whatever learning adds, it starts from there.
+load of the cluster and gives every job a change of its four numbers in the rule of `goodput`: the
+logarithm of its weight, the concavity of its utility, the damping of its restarts, and its thrift. The
+softmax of the log-weights is the attention that the job gets. The exact solver makes whole GPUs of it. A
+network of zeros is the rule itself, so whatever learning adds, it starts from there.
 
 Where the cluster is busier or idler than any of training, the network is not asked: its part fades out, and
 the rule's preset is left.
@@ -52,26 +52,25 @@ class Attention:
         out = attend(x, y, learned.weights)
         out *= trust(tokens.load_of(len(seen), capacity), learned.least_load, learned.most_load)
         waited, preset = self._waiting.update(seen), learned.preset
-        weight, concavity, damping = numbers(
-            out, alone, waited, preset.favour, preset.concavity, preset.damping
-        )
-        return goodput.choose(seen, alone, base, weight, concavity, damping, preset.lost)
+        changed = numbers(out, alone, waited, preset.favour, preset.concavity, preset.damping)
+        return goodput.choose(seen, alone, base, *changed, preset.lost)
 
 
 def numbers(
     out: Floats, alone: Floats, waited: Floats, favour: float, concavity: float, damping: float
-) -> tuple[Floats, Floats, Floats]:
+) -> tuple[Floats, Floats, Floats, Floats]:
     """The rule's numbers for each job, the network's changes put on the preset.
 
     Returns:
-        Weights that sum to one, concavities and dampings, each [J].
+        Weights that sum to one, concavities, dampings and thrifts, each [J].
     """
     more = np.minimum(np.maximum(out[:, 0], -_MOST_WEIGHT), _MOST_WEIGHT)
     weight = softmax(log_weights(alone, waited, favour) + more)
     power = np.minimum(np.maximum(concavity + out[:, 1], 0.1), 2.5)
     # A restart never counts for less than it takes, or GPUs go to and fro.
     damp = np.minimum(np.maximum(damping + out[:, 2], 0.0), 4.0)
-    return weight, power, damp
+    thrift = np.minimum(np.maximum(out[:, 3], -1.0), 2.0)
+    return weight, power, damp, thrift
 
 
 def trust(load: float, least: float, most: float) -> float:

@@ -2,7 +2,7 @@
 
 Each job i has a utility at each size k,
 
-    U_i(k) = w_i * (T1_i / (T_i(k) + c_i(k)))^q_i
+    U_i(k) = w_i * (T1_i / (T_i(k) + c_i(k)))^q_i * (speed-up at k / k)^e_i
 
 and the exact solver finds the sizes with the largest sum. T_i(k) is the remaining work over the goodput at k;
 c_i(k) is what is left of the pause if the job stays as it is, otherwise R_i * e^h_i, the restart, dearer than
@@ -10,10 +10,12 @@ it is by e^h because a move is seldom the last. T1_i is the time that a single G
 w_i = softmax(-a * log T1_i): for a > 0 the shorter job goes first, which is the shortest remaining processing
 time made soft (Schrage, Operations Research 1968), as a cluster that shares must have it: never all to the
 shortest (heSRPT; Berg et al., SIGMETRICS 2020). q < 1 spreads GPUs, q = 1 adds up weighted speed-ups. With
-a = q the sum is that of T^-a.
+a = q the sum is that of T^-a. e > 0 is thrift: sizes count for less at which a GPU brings less than a single
+one would. Where a job is moved, U_i(k) is multiplied by l_i^f, l_i the part of its life that it would have
+been training (f of Sia, SOSP'23).
 
-So a policy is three numbers for each job, (log w, q, h). Here they are the same for all jobs, a *preset*; the
-learned policies choose them by job or by the state of the cluster.
+So a policy is four numbers for each job, (log w, q, h, e), and f for all. A *preset* has the same for all
+jobs, with e = 0; the learned policies choose them by job or by the state of the cluster.
 
 Jobs that declare no end count as if as much were left as they had so far, which is what one expects of
 heavy-tailed sizes, and what serves them in the order of attained service (Tiresias, NSDI'19).
@@ -43,14 +45,13 @@ _ENOUGH = 0.7
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
-    """The same three numbers for every job.
+    """The same numbers for every job.
 
     Attributes:
         favour: a, how much shorter jobs are favoured.
         concavity: q, the power of the speed-up.
         damping: h, the logarithm of the factor by which restarts are dearer than they are.
-        lost: Power of the part of its life that a job moved now would have been training (f of Sia, SOSP'23);
-            0 leaves that out.
+        lost: f, the power of what moves lose; 0 leaves that out.
     """
 
     favour: float
@@ -61,10 +62,8 @@ class Preset:
 
 UNTUNED = Preset(favour=0.5, concavity=0.5, damping=0.0)
 """Maximises the sum of 1/sqrt(T)."""
-TUNED = Preset(favour=0.4, concavity=1.0, damping=1.2)
-"""The best of a grid on the training workloads (`cra_simulator.learning.grid`)."""
-
-
+TUNED = Preset(favour=0.4, concavity=1.0, damping=1.2, lost=0.3)
+"""The best of a grid on the training workloads."""
 MIXED = Preset(favour=0.4, concavity=1.0, damping=0.5, lost=1.0)
 """The same for clusters of several types of GPU."""
 
@@ -88,8 +87,8 @@ class Goodput:
         alone, base = single_gpu_seconds(seen.rate, seen.sizes.gpus, seen.remaining, seen.attained)
         weight = softmax(log_weights(alone, self._waiting.update(seen), preset.favour))
         concavity = np.full(len(seen), preset.concavity)
-        damping = np.full(len(seen), preset.damping)
-        return choose(seen, alone, base, weight, concavity, damping, preset.lost)
+        damping, thrift = np.full(len(seen), preset.damping), np.zeros(len(seen))
+        return choose(seen, alone, base, weight, concavity, damping, thrift, preset.lost)
 
 
 class Waiting:
@@ -123,6 +122,7 @@ def choose(
     weight: Floats,
     concavity: Floats,
     damping: Floats,
+    thrift: Floats,
     lost: float,
 ) -> Decision:
     """Solve for the best sizes.
@@ -134,11 +134,12 @@ def choose(
         weight: w, [J].
         concavity: q, [J].
         damping: h, [J].
+        thrift: e, [J].
         lost: See `Preset`.
     """
     value = worth(
         seen.rate, seen.sizes.gpus, seen.limit, seen.current, seen.age, seen.restarts, seen.pause_left,
-        seen.restart_seconds, alone, base, weight, concavity, damping, lost,
+        seen.restart_seconds, alone, base, weight, concavity, damping, thrift, lost,
     )  # fmt: skip
     return Decision(choice=solve(value, seen.sizes, seen.capacity), weight=weight)
 
@@ -207,6 +208,7 @@ def worth(
     weight: Floats,
     concavity: Floats,
     damping: Floats,
+    thrift: Floats,
     lost: float,
 ) -> Floats:
     """The utility of each size for each job, [J, K]; -inf where it must not be, 0 for no GPUs.
@@ -220,8 +222,12 @@ def worth(
     job = cells // sizes
     stays = cells - job * sizes == current[job]
     pause = np.where(stays, pause_left[job], (restart_seconds * np.exp(damping))[job])
-    seconds = (alone * base)[job] / rate.ravel()[cells] + pause + 1e-3
-    utility = weight[job] * np.exp(concavity[job] * (np.log(alone)[job] - np.log(seconds)))
+    faster = np.log(rate.ravel()[cells] / base[job])
+    seconds = alone[job] * np.exp(-faster) + pause + 1e-3
+    utility = weight[job] * np.exp(
+        concavity[job] * (np.log(alone)[job] - np.log(seconds))
+        + thrift[job] * (faster - np.log(np.maximum(gpus[cells - job * sizes], 1)))
+    )
     trained = np.maximum(age - restarts * restart_seconds, 0.0) / (age + restart_seconds)
     worthwhile = trained**lost * np.minimum(trained / _ENOUGH, 1.0)
     utility = np.where(stays, utility, utility * np.where(age < restart_seconds, 1.0, worthwhile)[job])

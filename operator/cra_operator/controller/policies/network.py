@@ -7,7 +7,7 @@ tokens, [J, F], and y the state of the cluster, [C] (`tokens`).
     S = softmax(I (E W_k)' / sqrt(D)) (E W_v)                 what is typical, by M learned queries
     L_c = f(y_c g_c + b_c)                                    a token for each number of y, [C, D]
     A = heads(softmax(E W_q (Z U_k)' / sqrt(D/H)) (Z U_v))    each job looks at Z = [S; L]
-    (d log w, d q, d h) = X W_x + E W_d + A W_a               for each job, [J, 3]
+    (d log w, d q, d h, e) = X W_x + E W_d + A W_a            for each job, [J, 4]
 
 f(z) = z / (1 + |z|). That is self-attention over jobs and cross-attention to the load in one.
 
@@ -27,7 +27,7 @@ from cra_operator.controller.policy import Floats
 WIDTH = 8
 HEADS = 2
 SUMMARIES = 4
-OUTPUTS = 3
+OUTPUTS = 4
 _BOUND = 30.0
 
 
@@ -68,7 +68,7 @@ OUT = ("out_token", "out_job", "out_attention")
 
 
 def attend(x: Floats, y: Floats, weights: Weights) -> Floats:
-    """What the network adds to (log w, q, h) of each job, [J, 3].
+    """What the network adds to (log w, q, h, e) of each job, [J, 4].
 
     Args:
         x: Tokens of the jobs, [J, F].
