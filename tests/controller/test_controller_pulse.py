@@ -1,6 +1,7 @@
 """From the cluster's objects to targets: what the pulse reads, decides and hands on."""
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -73,6 +74,24 @@ def test_a_job_grows_from_what_its_status_tells() -> None:
     told = outcome.targets["default", "a"]
     assert (told.gpus, told.reason, told.policy) == (4, "GrowthPays", "goodput"), "twice what was measured"
     assert not outcome.troubles
+
+
+def test_a_decision_does_not_wait_for_garbage_to_be_collected() -> None:
+    seen = scene([trains("a", 2)], held=pods("a", 2))
+    collections: list[str] = []
+    usual = gc.get_threshold()
+    gc.callbacks.append(lambda phase, _: collections.append(phase))
+    gc.set_threshold(1)
+    try:
+        judge = Judge(CONFIG)
+        collections.clear()
+        judge.decide(seen)
+        during = len(collections)
+    finally:
+        gc.set_threshold(*usual)
+        gc.callbacks.pop()
+    assert during < 20, "of more than a thousand; those before and after it"
+    assert gc.isenabled()
 
 
 def test_gpus_of_other_peoples_pods_are_not_given_away() -> None:

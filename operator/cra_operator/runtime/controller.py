@@ -8,9 +8,11 @@ operator dies nothing is lost: the next one sees the same statuses and decides t
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -53,6 +55,16 @@ class Scene:
     now: datetime
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Collect no garbage meanwhile: a full collection takes as long as a decision, and can follow it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 class Judge:
     """Decides about a scene; remembers nothing but models of speed and what policies remember.
 
@@ -65,6 +77,7 @@ class Judge:
         self._counsel = Counsel(make)
         self._outlooks = Outlooks()
 
+    @_uncollected()
     def decide(self, scene: Scene) -> Outcome:
         """One tick."""
         config, now = self._config, scene.now
