@@ -9,7 +9,7 @@ import pytest
 
 from e2e import operator_chart
 from e2e.local import Cluster
-from e2e.reach import Reach
+from e2e.reach import Job, Reach
 from e2e.scenarios.jobs import (
     SAMPLES,
     apply,
@@ -48,6 +48,11 @@ def decided(epochs: int = LONG, *, most: int = 2, **spec: Any) -> dict[str, Any]
     return digits(epochs=epochs, scaling=scaling, training=training, workload=workload, **spec)
 
 
+def measured(job: Job) -> dict[str, float]:
+    """Samples per second of one GPU of each type that the job was measured on."""
+    return {one["gpuType"]: one["samplesPerSecond"] for one in status(job).get("gpuTypes", [])}
+
+
 def patch(reach: Reach, name: str, change: dict[str, Any], *, namespace: str) -> None:
     reach.kubectl("patch", "-n", namespace, f"crj/{name}", "--type=merge", f"--patch={json.dumps(change)}")
 
@@ -79,6 +84,8 @@ def test_a_job_grows_gives_way_to_a_more_important_one_and_grows_again(reach: Re
     assert "Rescaled: 2 → 1 GPU while training went on: goodput: " in said
     assert "(priority 1000) waits for 1 GPU" in said
     reach.kubectl("delete", "crj", "-n", namespace, "steady", "resident")
+    # The next test counts on their GPUs; a script that hears no SIGTERM keeps them for its grace period.
+    reach.kubectl("delete", "pod", "-n", namespace, "--all", "--grace-period=1")
 
 
 def test_jobs_grow_and_start_on_the_type_of_gpu_that_others_found_faster(
@@ -98,8 +105,9 @@ def test_jobs_grow_and_start_on_the_type_of_gpu_that_others_found_faster(
     assert (last["reason"], last["gpuType"]) == ("GrowthPays", FAST)
     assert last["message"].endswith(f"new workers prefer {FAST}, 3.0 times as fast for it as {SLOW}")
     assert status(grown)["workers"][1]["gpuType"] == FAST
-    measured = {one["gpuType"]: one["samplesPerSecond"] for one in status(grown)["gpuTypes"]}
-    assert measured[status(grown)["workers"][0]["gpuType"]] > 0, "it learns for itself as well"
+    own = status(grown)["workers"][0]["gpuType"]
+    # It learns for itself as well.
+    reach.wait_job("grows", lambda job: measured(job).get(own, 0) > 0, namespace=namespace)
 
     # Nobody has decided about this one when it starts.
     apply(reach, "starts", decided(most=1), namespace=namespace)
