@@ -135,7 +135,7 @@ def pod(
     spec["tolerations"] = [*(spec.get("tolerations") or ()), *_tolerations(spec.get("tolerations") or ())]
     _keep_away(spec, cohort.avoid)
     if gpu_type is not None:
-        _prefer(spec, gpu_type, job.metadata.name)
+        _prefer(spec, gpu_type)
     trainer = next(c for c in spec["containers"] if c["name"] == names.TRAINER_CONTAINER)
     _equip(trainer, job, cohort, rank)
     if rank == 0 and job.spec.checkpoint.url is None:
@@ -281,29 +281,14 @@ def _keep_away(spec: Manifest, nodes: Iterable[str]) -> None:
     of_nodes[kind] = {"nodeSelectorTerms": terms}
 
 
-def _prefer(spec: Manifest, gpu_type: str, name: str) -> None:
-    """Ask for nodes with this type of GPU, beside whatever the template asks for; others will do.
-
-    NB: the scheduler spreads the pods of a Service over nodes, and so would keep a pod from the node of its
-    type on which the job is already. The pod also asks to be near the others, which evens that out.
-    """
+def _prefer(spec: Manifest, gpu_type: str) -> None:
+    """Ask for nodes with this type of GPU, beside whatever the template asks for; others will do."""
+    affinity = dict(spec.get("affinity") or {})
+    node = dict(affinity.get("nodeAffinity") or {})
     wish = {"key": names.GPU_PRODUCT_LABEL, "operator": "In", "values": [gpu_type]}
-    near = {"topologyKey": names.HOSTNAME_LABEL, "labelSelector": {"matchLabels": {names.JOB_LABEL: name}}}
-    spec["affinity"] = _added(
-        spec.get("affinity") or {},
-        nodeAffinity={"weight": _STRONGEST, "preference": {"matchExpressions": [wish]}},
-        podAffinity={"weight": _STRONGEST, "podAffinityTerm": near},
-    )
-
-
-def _added(affinity: Manifest, **wishes: Manifest) -> Manifest:
-    """An affinity with one more preference of each of these kinds."""
+    term = {"weight": _STRONGEST, "preference": {"matchExpressions": [wish]}}
     key = "preferredDuringSchedulingIgnoredDuringExecution"
-    found = dict(affinity)
-    for kind, wish in wishes.items():
-        given = found.get(kind) or {}
-        found[kind] = {**given, key: [*(given.get(key) or ()), wish]}
-    return found
+    spec["affinity"] = affinity | {"nodeAffinity": node | {key: [*(node.get(key) or ()), term]}}
 
 
 def _restrict(spec: Manifest) -> None:

@@ -29,7 +29,6 @@ the number of workers it says what must outlive an operator that dies while it c
 
 GPU_RESOURCE = "nvidia.com/gpu"
 GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
-HOSTNAME_LABEL = "kubernetes.io/hostname"
 
 TRAINER_CONTAINER = "trainer"
 MASTER_PORT = 29500

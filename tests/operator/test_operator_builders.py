@@ -249,10 +249,7 @@ def test_a_type_of_gpu_is_preferred_beside_what_the_template_asks_for() -> None:
     wish = {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["T4"]}
     preferred = [zone, {"weight": 100, "preference": {"matchExpressions": [wish]}}]
     node = given["nodeAffinity"] | {"preferredDuringSchedulingIgnoredDuringExecution": preferred}
-    own = {"matchLabels": {"cra.dev/job": job.metadata.name}}
-    near = {"topologyKey": "kubernetes.io/hostname", "labelSelector": own}
-    pods = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": near}]}
-    assert made["affinity"] == {**given, "nodeAffinity": node, "podAffinity": pods}
+    assert made["affinity"] == {**given, "nodeAffinity": node}
     assert made["nodeSelector"] == {"a": "b"}
     assert built(job)["spec"]["affinity"] == given, "and the template is not touched"
 
