@@ -54,7 +54,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from cra_trainer import data, gpu, process, progress, state, stream, termination
+from cra_trainer import data, gpu, process, reports, state, stream, termination
 from cra_trainer.account import Account
 from cra_trainer.allocation.layers import LayerCut
 from cra_trainer.allocation.ranks import RankPlanner
@@ -69,10 +69,10 @@ from cra_trainer.checkpoint import State
 from cra_trainer.config import Config, read_config
 from cra_trainer.elastic.group import Group, Membership
 from cra_trainer.elastic.roster import NOTHING
-from cra_trainer.evaluation import Classification, by_name, lines, scores
+from cra_trainer.evaluation import Classification, lines, scores
 from cra_trainer.holding import Holding, make_holding
 from cra_trainer.keeper import Keeper
-from cra_trainer.measures import Measure, distances, flatten, merge, performances
+from cra_trainer.measures import Measure
 from cra_trainer.memory import Room
 from cra_trainer.optimizers import divides_by_root, scaled
 from cra_trainer.parallel import Reducer, Signals
@@ -480,59 +480,24 @@ class Session:
         Returns:
             The merged metrics, the same on every rank.
         """
-        training = self.config.training
-        told: list[float] = []
-        if classification is not None:
-            measures = {"accuracy": classification.accuracy, **measures}
-            told = classification.counts.ravel().tolist()
-        table = self._gather([*flatten(measures), *told])
+        training, report = self.config.training, reports.Report(classification, measures)
+        table = self._gather(report.numbers)
         if table is None:
             # The others have gone on with it, and this rank with their state.
             return dict(self._position.metrics)
-        merged = merge(measures, table)
-        performance = performances(measures, table, training)
+        merged, performance = report.merged(table), report.performances(table, training)
         if performance is not None:
             self._account.performance = performance
-        goal = progress.judge(self._position.goal, merged, training)
-        self._position = replace(
-            self._position,
-            goal=goal,
-            metrics={**self._position.metrics, **merged},
-            reported=self._reported,
-        )
-        if classification is not None:
-            counts = table[:, -len(told) :].sum(axis=0).reshape(3, -1)
-            self._position = replace(self._position, classes=by_name(counts, classification.names))
+        position = report.entered(self._position, table, training)
+        self._position = replace(position, reported=self._reported)
+        weighed = reports.judge_tasks(self._tasks, merged, training)
         if self.rank == 0:
-            cursor = self._position.cursor
-            self._tracker.write(cursor.step, {f"report/{name}": value for name, value in merged.items()})
-            log.info(
-                "epoch %d of %d, step %d: %s (%.0f samples/s)%s",
-                min(cursor.epoch + 1, training.epochs),
-                training.epochs,
-                cursor.step,
-                ", ".join(f"{name} {value:.4g}" for name, value in merged.items()),
-                self._account.rate.value or 0.0,
-                f"; training ends: {goal.reason}" if goal.reason else "",
-            )
-        self._judge_tasks(merged)
+            step = self._position.cursor.step
+            self._tracker.write(step, {f"report/{name}": value for name, value in merged.items()})
+            told = reports.line(self._position, merged, training.epochs, self._account.rate.value)
+            for line in [told, *weighed]:
+                log.info("%s", line)
         return merged
-
-    def _judge_tasks(self, merged: dict[str, float]) -> None:
-        """Let the weights of the tasks follow how well each is done."""
-        for tasks in self._tasks:
-            errors = distances(tasks.measures, merged, self.config.training)
-            if errors is None:
-                continue
-            tasks.judge(errors)
-            if self.rank == 0:
-                log.info(
-                    "tasks: %s",
-                    "; ".join(
-                        "{task} performance {performance:.3g} ({grade}), weight {weight:.3g}".format(**one)
-                        for one in tasks.explain()
-                    ),
-                )
 
     @property
     def _tasks(self) -> list[TaskWeights]:
