@@ -103,9 +103,11 @@ class Pod:
             "CRA_CONFIG": json.dumps({"training": {"batchSize": 4, "epochs": 2}}),
         }
         command = [sys.executable, "-m", "cra_trainer.run", str(directory / "train.py"), "an argument"]
-        self.process = subprocess.Popen(
-            command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._errors = directory / "stderr"
+        with self._errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
 
     def said(self) -> str:
         """The next line that the script prints."""
@@ -114,6 +116,11 @@ class Pod:
 
     def end(self) -> int:
         return self.process.wait(timeout=60)
+
+    @property
+    def errors(self) -> str:
+        """What it and its ranks wrote to stderr."""
+        return self._errors.read_text()
 
     @property
     def message(self) -> dict[str, object]:
@@ -207,12 +214,15 @@ def test_local_ranks_answer_behind_one_port(tmp_path: Path, pods: list[Pod]) -> 
     assert pod.message == {"outcome": "succeeded"}
 
 
-def test_ranks_of_a_pod_draw_different_random_numbers(tmp_path: Path, pods: list[Pod]) -> None:
+def test_ranks_of_a_pod_draw_different_random_numbers_and_leave_without_a_word(
+    tmp_path: Path, pods: list[Pod]
+) -> None:
     script = "import random, numpy; print(random.random(), numpy.random.random(), flush=True)"
     pods.append(pod := Pod(tmp_path, script, local_ranks=2))
     one, other = (pod.said().split() for _ in range(2))
     assert pod.end() == 0
     assert not set(one) & set(other)
+    assert pod.errors == ""
 
 
 def test_sigterm_while_ranks_are_being_started_reaches_them(tmp_path: Path, pods: list[Pod]) -> None:

@@ -9,6 +9,7 @@ and its exit code and message are the pod's.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -73,6 +74,7 @@ class LocalRanks:
         for name in SHARED:
             importlib.import_module(name)
         gc.freeze()  # or a collection in a rank would copy what all share
+        atexit.register(gc.unfreeze)  # or libraries would complain of what is left at the end
         # No rank hears with the launcher's ears, and none is started and then forgotten.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         for index in range(self._env.local_world_size):
