@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -72,6 +74,25 @@ def test_the_endpoint_answers_before_anything_is_ready() -> None:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_probe_that_gave_up_waiting_is_not_worth_a_stack_trace(capfd: pytest.CaptureFixture[str]) -> None:
+    asked, gone, port = threading.Event(), threading.Event(), free_port()
+
+    def slow() -> bytes:
+        asked.set()
+        gone.wait(10)
+        return bytes(10_000_000)  # more than fits between the two
+
+    server = telemetry.serve(port, metrics=slow, ready=lambda: True, address="127.0.0.1")
+    server.daemon_threads = False  # closing waits for the answer
+    with socket.create_connection(("127.0.0.1", port)) as probe:
+        probe.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert asked.wait(10)
+    gone.set()
+    server.shutdown()
+    server.server_close()
+    assert capfd.readouterr().err == ""
 
 
 def test_the_expositions_of_a_pods_ranks_make_one() -> None:
@@ -222,6 +243,21 @@ def test_ranks_of_a_pod_draw_different_random_numbers_and_leave_without_a_word(
     one, other = (pod.said().split() for _ in range(2))
     assert pod.end() == 0
     assert not set(one) & set(other)
+    assert pod.errors == ""
+
+
+@pytest.mark.parametrize("local_ranks", [1, 2])
+def test_what_a_script_left_to_do_at_its_end_is_done(
+    tmp_path: Path, pods: list[Pod], local_ranks: int
+) -> None:
+    script = """
+        import atexit, threading, time
+        atexit.register(print, "closed")
+        threading.Thread(target=lambda: (time.sleep(0.2), print("uploaded"))).start()
+    """
+    pods.append(pod := Pod(tmp_path, script, local_ranks=local_ranks))
+    assert sorted(pod.said() for _ in range(2 * local_ranks)) == sorted(["uploaded", "closed"] * local_ranks)
+    assert pod.end() == 0
     assert pod.errors == ""
 
 

@@ -7,6 +7,7 @@ the exception hook.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
@@ -102,6 +103,15 @@ class Process:
             self.say({**self.progress(), "outcome": "left"})
             leave(termination.LEFT)
         log.info("asked to leave: the training stops after a step that all ranks agree on")
+
+
+def end(code: int) -> None:
+    """End the process as the interpreter would, but leave the memory as it is: to take torch apart costs a
+    second of CPU, and libraries complain of what a fork made immortal.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # as children of multiprocessing do
+    atexit._run_exitfuncs()
+    leave(code)
 
 
 def leave(code: int) -> None:

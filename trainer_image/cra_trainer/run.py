@@ -9,7 +9,6 @@ and its exit code and message are the pod's.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import importlib
@@ -26,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cra_trainer import script, telemetry, termination
+from cra_trainer import process, script, telemetry, termination
 from cra_trainer.config import ConfigError, Env, read_env
 
 USAGE = "usage: python -m cra_trainer.run [-m module | script.py] args..."
@@ -74,7 +73,6 @@ class LocalRanks:
         for name in SHARED:
             importlib.import_module(name)
         gc.freeze()  # or a collection in a rank would copy what all share
-        atexit.register(gc.unfreeze)  # or libraries would complain of what is left at the end
         # No rank hears with the launcher's ears, and none is started and then forgotten.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         for index in range(self._env.local_world_size):
@@ -204,4 +202,4 @@ def _exit_code(code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    process.end(main(sys.argv[1:]))

@@ -9,10 +9,12 @@ second; ``/readyz`` says 200 only once the model is prepared and the group has f
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -173,6 +175,11 @@ def serve(
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            # A probe that no longer waits for the answer is nobody's error.
+            if not isinstance(sys.exception(), ConnectionError):
+                super().handle_error(request, client_address)
 
     server = Server((address, port), Handler)
     threading.Thread(target=server.serve_forever, name="cra-metrics", daemon=True).start()
