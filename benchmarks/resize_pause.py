@@ -148,7 +148,7 @@ def main() -> None:
         ("training", "change", "times", "pause, median s", "worst s", "of it a step s"),
         [*session.rows("session"), *torchrun.rows("torchrun")],
     )
-    print(f"\nas the trainer itself says: {', '.join(f'{seconds:.2f}' for seconds in said(log))} s")
+    print(f"\nas the trainer says, less a step: {', '.join(f'{seconds:.2f}' for seconds in said(log))} s")
     print(f"steps repeated: session {session.repeated}, torchrun {torchrun.repeated}\n")
     print(
         f"nothing changes, {IDLE_RANKS} processes, {IDLE_RUNS} times {IDLE_ROUNDS} rounds of one step each:"

@@ -10,10 +10,14 @@ from cra_trainer.batching import Batching
 from cra_trainer.telemetry import Readings
 
 
+def an_account(readings: Readings) -> Account:
+    # Neither the shares nor the batch are read here.
+    return Account(readings, cast(RankPlanner, None), cast(Batching, None), epochs=1)
+
+
 def test_speed_is_that_of_the_present_group() -> None:
-    # Neither the shares nor the batch are read for it.
     readings = Readings(rank=0, world_size=1, generation=1)
-    account = Account(readings, cast(RankPlanner, None), cast(Batching, None), epochs=1)
+    account = an_account(readings)
     for number in range(100):
         account.step(rows=64, total=64, seconds=0.1, number=number, factor=1.0)
     assert account.rate.value == pytest.approx(640)
@@ -22,3 +26,18 @@ def test_speed_is_that_of_the_present_group() -> None:
     account.step(rows=32, total=64, seconds=3.0, number=100, factor=1.0)  # everything is made anew
     account.step(rows=32, total=64, seconds=0.05, number=101, factor=1.0)
     assert account.rate.value == pytest.approx(1280)
+
+
+@pytest.mark.parametrize("first", [2.0, 3.5])
+def test_a_long_step_is_no_pause_of_training_but_what_its_first_one_takes_longer_is(
+    monkeypatch: pytest.MonkeyPatch, first: float
+) -> None:
+    readings = Readings(rank=0, world_size=2, generation=1)
+    account = an_account(readings)
+    now = 100.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    account.step(rows=32, total=64, seconds=2.0, number=1, factor=1.0)
+    account.enter(0, 4, 2)
+    now += 0.25 + first
+    account.step(rows=16, total=64, seconds=first, number=2, factor=1.0)
+    assert readings.pause_seconds == pytest.approx(0.25 + first - 2.0)

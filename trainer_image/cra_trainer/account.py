@@ -68,10 +68,11 @@ class Account:
         self._first = False
         self._factor = factor
         self._readings.samples_total += rows
-        self._readings.step_seconds = seconds
+        before, self._readings.step_seconds = self._readings.step_seconds, seconds
         now = time.perf_counter()
         if self._before is not None and self._ended is not None:
-            self._note_pause(now - self._ended, number)
+            # A step is no pause; but what the first one takes longer than the last of the group before is.
+            self._note_pause(max(0.0, now - self._ended - min(seconds, before or seconds)), number)
         self._ended = now
 
     def _note_pause(self, seconds: float, number: int) -> None:

@@ -51,7 +51,7 @@ HELP = {
     "communication_seconds": "Part of the last step spent waiting for the reduction",
     "world_size": "Ranks of the group",
     "generation": "Generation of the group",
-    "pause_seconds": "Pause of training when the group last changed, from step to step",
+    "pause_seconds": "Pause of training when the group last changed, from step to step less one step",
     "resizes_total": "Times that the group changed",
     "checkpoint_step": "Step of the newest checkpoint",
     "checkpoint_timestamp_seconds": "When the newest checkpoint was written, in seconds since the epoch",
