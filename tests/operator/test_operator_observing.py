@@ -182,6 +182,11 @@ def test_a_job_that_changes_has_no_pace() -> None:
     assert look(PACE, steady=None).pace is None
 
 
+def test_a_group_whose_shares_have_not_settled_has_no_pace() -> None:
+    assert look([*PACE, trainer("settled", 0)]).pace is None
+    assert look([*PACE, trainer("settled", 1)]).pace is not None
+
+
 @pytest.mark.parametrize("known", ["world_size", "pods"])
 def test_a_group_that_is_not_seen_whole_has_no_pace(known: str) -> None:
     of_three = [replace(sample, value=3.0) if "world" in sample.name else sample for sample in PACE]

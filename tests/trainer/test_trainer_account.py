@@ -2,17 +2,19 @@
 
 from typing import cast
 
+import numpy as np
 import pytest
 
 from cra_trainer.account import Account
 from cra_trainer.allocation.ranks import RankPlanner
+from cra_trainer.allocation.strategies import make_strategy
 from cra_trainer.batching import Batching
 from cra_trainer.telemetry import Readings
 
 
 def an_account(readings: Readings) -> Account:
-    # Neither the shares nor the batch are read here.
-    return Account(readings, cast(RankPlanner, None), cast(Batching, None), epochs=1)
+    planner = RankPlanner(strategy=make_strategy("uniform"), world_size=1, batch_size=64)
+    return Account(readings, planner, cast(Batching, None), epochs=1)  # the batch is not read here
 
 
 def test_speed_is_that_of_the_present_group() -> None:
@@ -26,6 +28,19 @@ def test_speed_is_that_of_the_present_group() -> None:
     account.step(rows=32, total=64, seconds=3.0, number=100, factor=1.0)  # everything is made anew
     account.step(rows=32, total=64, seconds=0.05, number=101, factor=1.0)
     assert account.rate.value == pytest.approx(1280)
+
+
+def test_speed_forgets_the_steps_before_the_shares_settled() -> None:
+    readings = Readings(rank=0, world_size=2, generation=1)
+    planner = RankPlanner(strategy=make_strategy("attention"), world_size=2, batch_size=64)
+    account = Account(readings, planner, cast(Batching, None), epochs=1)
+    for number in range(10):
+        rows, settled = planner.rows(64), planner.settled
+        seconds = rows * np.array([1.0, 3.0]) / 64
+        planner.observe(rows, seconds, np.full(2, float(planner.digest)))
+        account.step(rows=int(rows[0]), total=64, seconds=seconds.max(), number=number, factor=1.0)
+        assert readings.settled == settled
+    assert account.rate.value == pytest.approx(64 / 0.75, rel=0.02)
 
 
 @pytest.mark.parametrize("first", [2.0, 3.5])

@@ -93,6 +93,27 @@ def test_the_split_is_right_a_few_steps_after_a_start_a_change_and_a_resize() ->
     assert group.rows(192) == pytest.approx([82, 27, 82], abs=2)
 
 
+@pytest.mark.parametrize(("per_row", "steps"), [(1e-3, 7), (0.1, 5)], ids=["short", "long"])
+def test_shares_have_settled_once_they_follow_from_measured_speeds(per_row: float, steps: int) -> None:
+    group = planner()
+    taken = 0
+    while not group.settled:
+        train(group, lambda _: per_row * np.array([1.0, 3.0]), steps=1)
+        taken += 1
+    assert group.rows(192) == pytest.approx([144, 48], abs=2)
+    assert taken <= steps
+    group.resize([0, 1, -1])
+    assert not group.settled
+
+
+def test_shares_that_no_speed_changes_have_settled_too() -> None:
+    assert planner(world_size=1).settled
+    for strategy in ("uniform", "round-robin"):
+        group = planner(strategy)
+        train(group, lambda _: np.array([1e-3, 3e-3]), steps=12)
+        assert group.settled
+
+
 def test_a_newcomer_that_is_slow_at_first_soon_gets_what_its_speed_earns() -> None:
     group = planner(batch_size=200)
     train(group, lambda _: np.array([1e-3, 1e-3]), steps=30)

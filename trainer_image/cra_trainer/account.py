@@ -27,7 +27,8 @@ class Account:
 
     Attributes:
         size: Samples of the training set.
-        rate: Samples per second of the group, its first step left out.
+        rate: Samples per second of the group; its first step is left out, and once its shares have settled
+            all steps before.
         performance: Each rank's performance P at the last report, NaN where a rank has none.
         finished: Whether the script has ended the training.
     """
@@ -36,7 +37,7 @@ class Account:
         self._readings, self._planner, self._batching = readings, planner, batching
         self._epochs = epochs
         self.size = 0
-        self.rate, self._first = progress.Rate(), True
+        self._start_rate()
         # The last step of this group; and the loss of the last of the one before.
         self._report: StepReport | None = None
         self._earlier_loss: float | None = None
@@ -55,17 +56,23 @@ class Account:
             self._before = readings.world_size
         readings.rank, readings.world_size, readings.generation = rank, world_size, generation
         # What another group reached says nothing of this one.
-        self.rate, self._first = progress.Rate(), True
+        self._start_rate()
         self.performance = None
         self._stragglers, self._earlier_loss, self._report = frozenset(), self.loss, None
+
+    def _start_rate(self) -> None:
+        self.rate = progress.Rate()
+        self._first, self._settled = True, False
+        self._readings.settled = False
 
     def step(self, *, rows: int, total: int, seconds: float, number: int, factor: float) -> None:
         """This rank trained `rows` of a global batch of `total` rows in `seconds`, with so many times the
         learning rate: step `number` is done.
         """
-        if not self._first:  # the first step of a group also makes its buffers and connections
-            self.rate.add(total, seconds)
-        self._first = False
+        if self._first:  # it also makes the group's buffers and connections
+            self._first = False
+        else:
+            self._rate(total, seconds)
         self._factor = factor
         self._readings.samples_total += rows
         before, self._readings.step_seconds = self._readings.step_seconds, seconds
@@ -74,6 +81,12 @@ class Account:
             # A step is no pause; but what the first one takes longer than the last of the group before is.
             self._note_pause(max(0.0, now - self._ended - min(seconds, before or seconds)), number)
         self._ended = now
+
+    def _rate(self, total: int, seconds: float) -> None:
+        if self._settled and not self._readings.settled:
+            self.rate, self._readings.settled = progress.Rate(), True
+        self.rate.add(total, seconds)
+        self._settled = self._planner.settled
 
     def _note_pause(self, seconds: float, number: int) -> None:
         readings, before = self._readings, self._before

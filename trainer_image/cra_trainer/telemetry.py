@@ -35,6 +35,7 @@ HELP = {
     "noise_scale": "Gradient noise scale: the batch at which noise and gradient are of one size, in samples",
     "scale_invariant_steps": "Steps of size batchSize that the steps so far are worth",
     "goodput_samples_per_second": "Samples per second, each as what it is worth in a batch of batchSize",
+    "settled": "1 when samples_per_second is that of shares which follow from measured speeds, else 0",
     "share_ratio": "Part of the global batch that this rank trains",
     "weight_ratio": "Attention weight of this rank, before its capability",
     "performance": "Performance P of this rank at the last report",
@@ -71,6 +72,7 @@ class Readings:
     generation: int
     ready: bool = False
     samples_total: float = 0.0
+    settled: bool | None = None
     share_ratio: float | None = None
     weight_ratio: float | None = None
     performance: float | None = None

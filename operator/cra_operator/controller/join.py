@@ -161,14 +161,14 @@ def _is_whole(watch: Watch, first: _Values, seen: Mapping[str, _Values]) -> bool
 
 
 def _pace(watch: Watch, first: _Values, ranks: Iterable[_Values]) -> Pace | None:
-    """How fast the group trains.
+    """How fast the group trains; None while its shares have yet to follow from its ranks' speeds.
 
     A step is a mean over the last seconds where samples per second are there, else the last one. The rank
     that computes longest waits shortest: what it waits is what the reduction costs.
     """
     batch, rate = _last(first, "batch_size"), _last(first, "samples_per_second")
     step = batch / rate if batch and rate else _last(first, "step_seconds")
-    if not step or step <= 0:
+    if not step or step <= 0 or _last(first, "settled") == 0:
         return None
     ranks = list(ranks)
     computing = [value for metrics in ranks for value in metrics.get("compute_seconds", ())]

@@ -17,7 +17,7 @@ TRAINER_METRICS = (
     "trained_samples", "share_ratio", "weight_ratio", "performance", "checkpoint_step",
     "checkpoint_timestamp_seconds", "checkpoint_failing", "pause_seconds", "step_seconds",
     "compute_seconds", "communication_seconds", "batch_size", "noise_scale", "world_size", "straggler",
-    "scale_invariant_steps", "capability_samples_per_second",
+    "scale_invariant_steps", "capability_samples_per_second", "settled",
 )  # fmt: skip
 """What is read of the trainers' metrics, without their prefix."""
 

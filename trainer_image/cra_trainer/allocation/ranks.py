@@ -40,6 +40,10 @@ GAIN = 0.01
 POOL = 0.05
 # Measurements before the first look at a plan, and between two looks later; one costs 0.3 ms.
 SOON, SELDOM = 3, 12
+# Seconds of steps that are enough for the first look, however few they are.
+ENOUGH = 1.0
+# Steps after which a group's shares are taken as they are, if no look was possible.
+LATE = 12
 # Seconds of steps between two times of learning, for one costs 2 ms, and how many of them are learned from.
 LEARN, LEARNED = 2.0, 64
 # A rank whose rows change by this part is measured anew.
@@ -89,6 +93,11 @@ class RankPlanner:
         """Which ranks are slow for good."""
         return self._stragglers.stragglers
 
+    @property
+    def settled(self) -> bool:
+        """Whether the shares are those that follow from the speeds of this group's ranks."""
+        return self._steps >= LATE or (self._looked and self._pending is None)
+
     def rows(self, total: int, *, after: int = 0) -> Ints:
         """Rows of each rank in a global batch of `total` rows, before which `after` were trained; a smaller
         last batch keeps the plan's proportions.
@@ -116,6 +125,7 @@ class RankPlanner:
     def _restart(self) -> None:
         """Plan by what is known of the ranks; of how this group does, nothing is."""
         self._steps = self._since = 0
+        self._since_seconds, self._looked = 0.0, self._world_size == 1
         self._patience, self._unlearned = SOON, 0.0
         self._forget_steps()
         self._pending: tuple[Ints, Allocation] | None = None
@@ -193,11 +203,12 @@ class RankPlanner:
         self._stragglers.observe(self._tracker.log_speed, self._pool_seconds)
         self._slack += 0.2 * (1 - seconds / self._pool_seconds - self._slack)
         self._unlearned += self._pool_seconds
+        self._since_seconds += self._pool_seconds
         self._empty_pool()
         del self._recent[:-LEARNED]
         self._since += 1
-        known = self._world_size > 1 and self._tracker.known and self._pending is None
-        if known and self._since >= self._patience:
+        enough = self._since >= self._patience or (not self._looked and self._since_seconds >= ENOUGH)
+        if enough and self._world_size > 1 and self._tracker.known and self._pending is None:
             self._look()
 
     def _empty_pool(self) -> None:
@@ -222,6 +233,7 @@ class RankPlanner:
 
     def _look(self) -> None:
         """Propose another plan if one is better."""
+        self._looked = True
         self._since, self._patience = 0, min(2 * self._patience, SELDOM)
         nodes = self._observe_nodes()
         if self._unlearned >= LEARN:
