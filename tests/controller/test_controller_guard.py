@@ -41,6 +41,7 @@ def test_a_job_without_an_end_grows_for_its_speed_alone() -> None:
         ({"known": False}, {}, "NotMeasured", "its speed on 2 GPUs is not measured yet"),
         ({}, {"remaining": 10.0}, "AboutToEnd", "ends in 10s"),
         ({}, {"remaining": 13.0}, "DoesNotPay", "11s of change"),
+        ({}, {"remaining": 25.0}, "DoesNotPay", "trained for the 10s of their start"),
         ({"pause": 300.0}, {"remaining": 500.0}, "DoesNotPay", "until it ends"),
         ({"elastic": False, "startup": 200.0}, {"remaining": 400.0}, "DoesNotPay", "until it ends"),
     ],
@@ -81,8 +82,8 @@ def test_after_many_setbacks_it_is_tried_every_half_hour() -> None:
 
 
 def test_a_script_that_restarts_must_gain_more_than_one_that_goes_on() -> None:
-    live = grow(a_job("a", 2, startup=100.0), remaining=210.0)
-    restarts = grow(a_job("a", 2, startup=100.0, elastic=False), remaining=210.0)
+    live = grow(a_job("a", 2, startup=100.0), remaining=310.0, then=1.5)
+    restarts = grow(a_job("a", 2, startup=100.0, elastic=False), remaining=310.0, then=1.5)
     assert live.allowed
     assert not restarts.allowed
 

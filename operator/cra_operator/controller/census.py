@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cra_operator.admission import admits, alike, ask_for
 from cra_operator.api import Job, JobKey
+from cra_operator.controller.facts import startup_seconds
 from cra_operator.controller.gpu_types import Worth, growths
 from cra_operator.controller.modelling import Outlooks
 from cra_operator.controller.policy import ClusterObservation, Floats, Ints, Sizes
@@ -27,10 +28,6 @@ from cra_operator.view import NodeView, PodView, holds_gpus
 _FINE = 16
 """Up to so many GPUs every size is on offer; above, sizes are about an eighth apart."""
 _COARSE = 1.125
-ELASTIC_PAUSE_SECONDS = 2.0
-"""What a change of size is taken to cost a job that changes while it trains, until it was measured."""
-RESTART_SECONDS = 30.0
-"""The same for one that leads through a checkpoint and new pods, until it was measured."""
 _UID_BITS, _UID_MASK = 20, 0xFFFFF
 
 _Bounds = tuple[int, int, int]
@@ -207,12 +204,12 @@ def progress_left(job: Job) -> float:
 
 
 def change_seconds(job: Job) -> float:
-    """What a change of size costs the job, in seconds without progress."""
-    if job.spec.elastic:
-        return job.status.pause_seconds or ELASTIC_PAUSE_SECONDS
-    start, running = job.status.start_time, job.status.running_time
-    # NB: a rest moves the start along, so it may lie behind the first training.
-    return (running - start).total_seconds() if start and running and running > start else RESTART_SECONDS
+    """What a change of size costs, in seconds of all its GPUs without progress.
+
+    Where a job trains on meanwhile, only new GPUs wait for their pods, and those are mostly half of them.
+    """
+    startup = startup_seconds(job)
+    return startup / 2 + (job.status.pause_seconds or 0.0) if job.spec.elastic else startup
 
 
 def number(job: Job) -> int:

@@ -17,8 +17,8 @@ _AT_WORK = ("Starting", "Running", "Rescaling")
 _FINISHED = ("Succeeded", "Failed")
 GROWTH_PAYS, FASTER_SMALLER = "GrowthPays", "FasterSmaller"
 """Reasons of the changes that a job makes for its own sake."""
-FIRST_START_SECONDS = 10.0
-"""What a start is taken to last until one was seen."""
+STARTUP_SECONDS = 30.0
+"""What pods are taken to need until they train, until it was measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +139,7 @@ def facts_of(job: Job, *, default: Policy, priority: int, fits: int, now: dateti
         turns=_turns(job),
         taken_back=(run.setbacks or 0) if run is not None else 0,
         pause=status.pause_seconds or 0.0,
-        startup=_startup(job),
+        startup=startup_seconds(job),
         unsaved=_unsaved(job, now),
         eta=status.progress.eta_seconds if status.progress is not None else None,
         age=max(0.0, (now - job.metadata.creation_timestamp).total_seconds()),
@@ -170,11 +170,8 @@ def _turns(job: Job) -> int:
     return sum(before != after for before, after in pairwise(own))
 
 
-def _startup(job: Job) -> float:
+def startup_seconds(job: Job) -> float:
     """How long the job's first pods took to train."""
     start, running = job.status.start_time, job.status.running_time
-    if start is None or running is None:
-        return FIRST_START_SECONDS
     # NB: a time at rest moves the start along, so that it may lie behind the first training.
-    seconds = (running - start).total_seconds()
-    return seconds if seconds > 0 else FIRST_START_SECONDS
+    return (running - start).total_seconds() if start and running and running > start else STARTUP_SECONDS

@@ -82,6 +82,11 @@ def may_grow(facts: Facts, prospect: Prospect, hysteresis: float) -> Ruling:
             return _no(
                 "DoesNotPay", f"{_gpus(prospect.gpus)} would not make up for {cost} of change until it ends"
             )
+        if left - saved < 2 * facts.startup + facts.pause:
+            start = duration(facts.startup)
+            return _no(
+                "DoesNotPay", f"it would end before new pods had trained for the {start} of their start"
+            )
     sooner = f", {duration(saved)} sooner done" if saved is not None else ""
     return Ruling(allowed=True, reason=GROWTH_PAYS, message=f"{gain:.0%} faster{sooner}")
 
