@@ -21,6 +21,7 @@ from cra_operator.api import JobKey
 from cra_operator.config import Config
 from cra_operator.controller.observation import Observation
 from cra_operator.controller.observe import Observer
+from cra_operator.controller.policies import LEARNERS
 from cra_operator.controller.prometheus import Prometheus
 from cra_operator.handlers import watch_jobs
 from cra_operator.kube import paths
@@ -32,6 +33,7 @@ from cra_operator.runtime.cluster import Cluster
 from cra_operator.runtime.controller import Controller
 from cra_operator.runtime.health import serve
 from cra_operator.runtime.jobs import JobStore
+from cra_operator.runtime.learned import Keeper
 from cra_operator.runtime.metrics import Metrics
 from cra_operator.runtime.queue import WorkQueue
 from cra_operator.runtime.worker import Worker
@@ -54,8 +56,10 @@ class Operator:
         self._config = config
         self.jobs = JobStore(lambda key: self._worker.forget(key))
         self.queue: WorkQueue[JobKey] = WorkQueue()
-        self.metrics = Metrics(self.jobs, lambda: self.queue.depth)
+        learned = {name: begin() for name, begin in LEARNERS.items()} if config.learn_online else {}
+        self.metrics = Metrics(self.jobs, lambda: self.queue.depth, learned)
         self._client = KubeClient(self.metrics.request)
+        self._keeper = Keeper(self._client, namespace=config.pod_namespace, learned=learned)
         self._events = EventRecorder(self._client, config.pod_name)
         self._cluster = Cluster(
             self._client,
@@ -86,6 +90,7 @@ class Operator:
             targets=self._worker.targets,
             on_target=self.queue.add,
             metrics=self.metrics,
+            learned=learned,
         )
         self._observer = Observer(
             _prometheus(config),
@@ -117,6 +122,7 @@ class Operator:
                 metrics=self.metrics.render,
             ):
                 await _until_signal(self._lead())
+            await self._keeper.close()
         finally:
             await self._election.release()
             await self._client.close()
@@ -132,6 +138,7 @@ class Operator:
             tasks.create_task(self._events.run())
             await self._cluster.synced()
             await self._wait_for_definition()
+            await self._keeper.load()
             logger.info("acting: %d jobs", len(self.jobs))
             self._acting = True
             for _ in range(_WORKERS):
@@ -139,6 +146,7 @@ class Operator:
             tasks.create_task(self._compare_for_ever())
             tasks.create_task(self._observe_for_ever())
             tasks.create_task(self.controller.run())
+            tasks.create_task(self._keeper.run())
             await watch_jobs(self._job_event, self._config.watch_namespaces)
 
     async def _keep_lease(self) -> None:

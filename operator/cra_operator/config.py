@@ -39,6 +39,7 @@ class Config:
         observe_interval: Seconds between two looks at the metrics.
         warm_up: Seconds after a change of size in which speeds do not count.
         policy: What decides the size of jobs that name no policy.
+        learn_online: Whether policies that can do so go on learning.
         hysteresis: Relative gain below which no size is changed.
         half_life_hours: Age at which GPU-hours held weigh half as much in fair shares.
         quotas: GPUs by namespace; others have no limit.
@@ -62,6 +63,7 @@ class Config:
     observe_interval: float = 15.0
     warm_up: float = 30.0
     policy: Policy = "goodput"
+    learn_online: bool = False
     hysteresis: float = 0.05
     half_life_hours: float = 24.0
     quotas: Mapping[str, Quota] = field(default_factory=dict)
@@ -104,12 +106,13 @@ def load(environ: Mapping[str, str]) -> Config:
         observe_interval=_seconds(environ, "CRA_OBSERVE_INTERVAL_SECONDS", 15),
         warm_up=_number(environ, "CRA_WARM_UP_SECONDS", 30, low=0),
         policy=cast(Policy, _choice(environ, "CRA_POLICY", "goodput", get_args(Policy))),
+        learn_online=_flag(environ, "CRA_LEARN_ONLINE", "false"),
         hysteresis=_number(environ, "CRA_HYSTERESIS_PERCENT", 5, low=0) / 100,
         half_life_hours=_number(environ, "CRA_HALF_LIFE_HOURS", 24, low=1e-3),
         quotas=_quotas(environ, "CRA_QUOTAS"),
         queues=_queues(environ, "CRA_QUEUES"),
         resync=_seconds(environ, "CRA_RESYNC_SECONDS", 300),
-        leader_election=_choice(environ, "CRA_LEADER_ELECTION", "true", ("true", "false")) == "true",
+        leader_election=_flag(environ, "CRA_LEADER_ELECTION", "true"),
         pod_namespace=environ.get("CRA_POD_NAMESPACE") or _own_namespace(),
         pod_name=environ.get("CRA_POD_NAME") or socket.gethostname(),
         health_port=_port(environ, "CRA_HEALTH_PORT", 8081),
@@ -128,6 +131,10 @@ def _choice(environ: Mapping[str, str], name: str, default: str, allowed: tuple[
     if not matches:
         raise ConfigError(f"{name} is {value!r}: use one of {', '.join(allowed)}")
     return matches[0]
+
+
+def _flag(environ: Mapping[str, str], name: str, default: str) -> bool:
+    return _choice(environ, name, default, ("true", "false")) == "true"
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 APP = "cra-operator"
 FIELD_MANAGER = APP
+LEARNED = f"{APP}-learned"
+"""The ConfigMap with what policies have learned online."""
 
 JOB_LABEL = "cra.dev/job"
 RANK_LABEL = "cra.dev/rank"

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cra_operator.names import LEARNED
 from e2e.local import Cluster
 from tests.chart.rendering import CHART, Helm, Manifest, deployment
 
 pytestmark = pytest.mark.cluster
 
 Right = tuple[str, str]
-"""A verb and what it is done to, as `group/resource:subresource`."""
+"""A verb and what it is done to, as `group/resource:subresource`, or `group/resource=name` for one object."""
 
 NEEDED: set[Right] = {
     ("watch", "cra.dev/cratrainingjobs"),
@@ -92,8 +93,9 @@ def review(user: str, right: Right, namespace: str) -> Manifest:
     """The question to the authorizer."""
     verb, what = right
     group, _, kind = what.rpartition("/")
+    kind, _, name = kind.partition("=")
     kind, _, subresource = kind.partition(":")
-    attributes = {"verb": verb, "group": group, "resource": kind, "subresource": subresource}
+    attributes = {"verb": verb, "group": group, "resource": kind, "subresource": subresource, "name": name}
     return {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
@@ -163,6 +165,20 @@ def test_install_gives_the_rights_and_uninstall_leaves_nothing_but_jobs(
     assert "digits-cnn" in control_plane.kubectl("get", "crj", "-n", place, "-o", "name")
     assert control_plane.kubectl("get", "secrets", "-n", place, "-l", "owner=helm", "-o", "name") == ""
     control_plane.kubectl("delete", crd)
+
+
+def test_what_is_learned_online_may_be_kept_in_one_config_map_and_no_other_be_read(
+    control_plane: Cluster, place: str
+) -> None:
+    settings = "crds.enabled=false,controller.learnOnline=true"
+    control_plane.helm("install", "learns", str(CHART), "-n", place, "--set", settings)
+    user = f"system:serviceaccount:{place}:learns-cra-operator"
+
+    own: set[Right] = {("get", f"configmaps={LEARNED}"), ("patch", f"configmaps={LEARNED}")}
+    other: set[Right] = {("get", "configmaps=kube-root-ca.crt"), ("delete", f"configmaps={LEARNED}")}
+    assert allowed(control_plane, user, own | other, place) == own
+    assert allowed(control_plane, user, own | other, "default") == set()
+    uninstall(control_plane, "learns", place)
 
 
 def test_without_keeping_it_the_crd_goes_too(control_plane: Cluster, place: str) -> None:

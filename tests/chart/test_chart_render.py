@@ -12,6 +12,7 @@ import yaml
 from cra_operator.config import Config, load
 from cra_operator.controller.sharing import Queue, Quota
 from cra_operator.controller.signals import SIGNALS
+from cra_operator.names import LEARNED
 from tests.chart.rendering import CHART, Helm, HelmError, Manifest, container, deployment, of_kind
 
 REPOSITORY = CHART.parents[1]
@@ -92,7 +93,8 @@ def test_every_setting_reaches_the_operator(helm: Helm, tmp_path: Path) -> None:
         },
         "observe": {"intervalSeconds": 2.5},
         "controller": {
-            "policy": "attention",
+            "policy": "sarsa",
+            "learnOnline": True,
             "warmUpSeconds": 1.5,
             "hysteresisPercent": 12,
             "halfLifeHours": 6,
@@ -113,7 +115,8 @@ def test_every_setting_reaches_the_operator(helm: Helm, tmp_path: Path) -> None:
         prometheus_token_file=Path("/etc/cra/prometheus-token/token"),
         prometheus_ca_file=Path("/etc/cra/prometheus-ca/service-ca.crt"),
         prometheus_queries={"utilization": "avg_over_time(DCGM_FI_PROF_SM_ACTIVE[1m])"},
-        policy="attention",
+        policy="sarsa",
+        learn_online=True,
         warm_up=1.5,
         hysteresis=0.12,
         half_life_hours=6,
@@ -265,6 +268,19 @@ def test_the_operator_may_do_what_it_does_and_no_more(helm: Helm) -> None:
         ("scheduling.k8s.io", "priorityclasses", frozenset(READS)),
     }
     assert {resource for _, resource, _ in granted(objects, "Role")} == {"leases"}
+
+
+def test_only_with_online_learning_it_may_have_one_config_map_of_its_own(helm: Helm) -> None:
+    rules = {
+        (tuple(rule["resources"]), tuple(rule.get("resourceNames", [])), tuple(rule["verbs"]))
+        for role in of_kind(helm.objects("--set", "controller.learnOnline=true"), "Role")
+        for rule in role["rules"]
+        if "configmaps" in rule["resources"]
+    }
+    assert rules == {
+        (("configmaps",), (), ("create",)),
+        (("configmaps",), (LEARNED,), ("get", "patch")),
+    }
 
 
 def test_no_role_has_wildcards_or_secrets(helm: Helm) -> None:

@@ -24,6 +24,7 @@ def test_everything_but_the_image_has_a_default() -> None:
     assert config.leader_election
     assert config.prometheus_url == ""
     assert config.policy == "goodput"
+    assert not config.learn_online
 
 
 def test_all_settings_are_read() -> None:
@@ -45,6 +46,7 @@ def test_all_settings_are_read() -> None:
             "CRA_PROMETHEUS_CA_FILE": "/ca.crt",
             "CRA_PROMETHEUS_QUERIES": '{"step": "my_step", "progress": ""}',
             "CRA_POLICY": "attention",
+            "CRA_LEARN_ONLINE": "True",
             "CRA_WARM_UP_SECONDS": "0",
             "CRA_HYSTERESIS_PERCENT": "10",
             "CRA_HALF_LIFE_HOURS": "2.5",
@@ -62,6 +64,7 @@ def test_all_settings_are_read() -> None:
     assert config.prometheus_queries == {"step": "my_step"}
     assert (config.policy, config.warm_up, config.hysteresis) == ("attention", 0, 0.1)
     assert config.half_life_hours == 2.5
+    assert config.learn_online
     assert config.quotas == {"team-a": Quota(gpus=4), "team-b": Quota(gpus=0, borrow=False)}
     assert config.queues == {"gold": Queue(gpu_hours=10, weight=3), "rest": Queue()}
 
@@ -77,6 +80,7 @@ def test_all_settings_are_read() -> None:
         ("CRA_RESYNC_SECONDS", "nan"),
         ("CRA_RESYNC_SECONDS", "inf"),
         ("CRA_LEADER_ELECTION", "maybe"),
+        ("CRA_LEARN_ONLINE", "sometimes"),
         ("CRA_HEALTH_PORT", "http"),
         ("CRA_METRICS_PORT", "70000"),
         ("CRA_LOG_LEVEL", "LOUD"),

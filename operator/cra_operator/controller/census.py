@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cra_operator.admission import admits, alike, ask_for
 from cra_operator.api import Job, JobKey
-from cra_operator.controller.facts import startup_seconds
+from cra_operator.controller.facts import startup_seconds, waits
 from cra_operator.controller.gpu_types import Worth, growths
 from cra_operator.controller.modelling import Outlooks
 from cra_operator.controller.policy import ClusterObservation, Floats, Ints, Sizes
@@ -111,6 +111,7 @@ def census(
                 ),
             ),
             priority=np.array([float(priorities.get(key, 0)) for key in keys]),
+            reward=np.array([relative_reward(job) for job in rows]),
         ),
     )
 
@@ -210,6 +211,22 @@ def change_seconds(job: Job) -> float:
     """
     startup = startup_seconds(job)
     return startup / 2 + (job.status.pause_seconds or 0.0) if job.spec.elastic else startup
+
+
+def relative_reward(job: Job) -> float:
+    """The reward of the job's present size over that of one busy worker, whatever its objective.
+
+    0 while it waits. NaN while it changes, where its metrics are missing, and where what a policy decides is
+    not done: that says nothing of the decision.
+    """
+    status, objective = job.status, job.spec.objective
+    if job.spec.scaling.mode != "Auto":
+        return float("nan")
+    if waits(job):
+        return 0.0
+    if status.reward is None or _changes(job) or not status.is_true("MetricsAvailable"):
+        return float("nan")
+    return status.reward / (objective.alpha + objective.beta)
 
 
 def number(job: Job) -> int:

@@ -72,6 +72,8 @@ class ClusterObservation:
         limit: Most GPUs that the job may be given now, [J]: twice the most it has run on, 1 at first.
         request: The size that its owner asked for, as a column, [J]; 0 for none.
         priority: Larger goes first, [J].
+        reward: What the job gets out of its present size, [J], over that of one busy worker
+            (`controller.reward`); 0 while it waits, NaN where it is not known. None where nobody measures it.
     """
 
     time: float
@@ -92,6 +94,7 @@ class ClusterObservation:
     limit: Ints
     request: Ints
     priority: Floats
+    reward: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

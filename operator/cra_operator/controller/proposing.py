@@ -143,7 +143,10 @@ def select(seen: ClusterObservation, rows: Sequence[int], capacity: int) -> Clus
         "ids", "rate", "throughput", "remaining", "steps_left", "age", "attained", "restarts",
         "restart_seconds", "pause_left", "current", "limit", "request", "priority",
     )  # fmt: skip
-    return replace(seen, capacity=by_type, **{name: getattr(seen, name)[at] for name in per_job})
+    reward = seen.reward[at] if seen.reward is not None else None
+    return replace(
+        seen, capacity=by_type, reward=reward, **{name: getattr(seen, name)[at] for name in per_job}
+    )
 
 
 def check(decision: Decision, seen: ClusterObservation) -> None:

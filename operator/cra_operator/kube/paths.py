@@ -11,6 +11,7 @@ _COLLECTIONS = {
     "Pod": "/api/v1/namespaces/{}/pods",
     "Service": "/api/v1/namespaces/{}/services",
     "PersistentVolumeClaim": "/api/v1/namespaces/{}/persistentvolumeclaims",
+    "ConfigMap": "/api/v1/namespaces/{}/configmaps",
     "Event": "/apis/events.k8s.io/v1/namespaces/{}/events",
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
 }

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from cra_operator.admission import alike, ask_for, bound_gpus, free_gpus, room_for
 from cra_operator.api import Job, JobKey
@@ -25,7 +26,8 @@ from cra_operator.controller.facts import facts_of, takes_part, waits
 from cra_operator.controller.gpu_types import worth_of
 from cra_operator.controller.landing import with_types
 from cra_operator.controller.modelling import Outlooks
-from cra_operator.controller.policies import make
+from cra_operator.controller.policies import NOTHING, make
+from cra_operator.controller.policies.online import Online
 from cra_operator.controller.sharing import Rules, accounts
 from cra_operator.controller.target import Target
 from cra_operator.runtime.admissions import Admissions
@@ -70,11 +72,12 @@ class Judge:
 
     Args:
         config: The operator's settings.
+        learned: What policies have learned and go on learning.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, learned: Mapping[str, Online] = NOTHING) -> None:
         self._config = config
-        self._counsel = Counsel(make)
+        self._counsel = Counsel(partial(make, learned=learned))
         self._outlooks = Outlooks()
 
     @_uncollected()
@@ -153,6 +156,7 @@ class Controller:
         targets: Where targets are kept; whoever forgets a job takes its target away.
         on_target: Hears the key of every job whose target is another than before.
         metrics: The operator's own metrics.
+        learned: What policies have learned and go on learning.
     """
 
     def __init__(
@@ -165,13 +169,14 @@ class Controller:
         targets: dict[JobKey, Target],
         on_target: Callable[[JobKey], None],
         metrics: Metrics,
+        learned: Mapping[str, Online] = NOTHING,
     ) -> None:
         self._jobs = jobs
         self._cluster = cluster
         self._admissions = admissions
         self._on_target = on_target
         self._metrics = metrics
-        self._judge = Judge(config)
+        self._judge = Judge(config, learned)
         self._due = asyncio.Event()
         self._targets = targets
         self._troubles: Mapping[str, str] = {}

@@ -6,17 +6,20 @@ be cleaned up when a job goes; what happens is counted when it happens.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cra_operator.api import Job, JobStatus, Phase
+from cra_operator.controller.policies import NOTHING
+from cra_operator.controller.policies.online import Online
 
 _FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -24,7 +27,12 @@ _FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 class Metrics:
     """All metrics, in a registry of their own."""
 
-    def __init__(self, jobs: Iterable[Job], queue_depth: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        jobs: Iterable[Job],
+        queue_depth: Callable[[], int],
+        learned: Mapping[str, Online] = NOTHING,
+    ) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._reconciles = Histogram(
@@ -78,6 +86,7 @@ class Metrics:
         depth = Gauge("cra_operator_queue_depth", "Jobs that are due.", registry=self.registry)
         depth.set_function(queue_depth)
         self.registry.register(_JobCollector(jobs))
+        self.registry.register(_LearningCollector(learned))
 
     def request(self, verb: str, status: int) -> None:
         """An answer of the API server."""
@@ -149,3 +158,37 @@ class _JobCollector(Collector):
             if job.status.reward is not None and job.status.phase == "Running":
                 reward.add_metric(list(job.key), job.status.reward)
         yield from (phases, gpus, seconds, reward)
+
+
+class _LearningCollector(Collector):
+    """Reads what was learned online at scrape time."""
+
+    def __init__(self, learned: Mapping[str, Online]) -> None:
+        self._learned = learned
+
+    def collect(self) -> Iterator[Metric]:
+        """How much was learned, how far that led, and what it is worth."""
+        updates = CounterMetricFamily(
+            "cra_operator_learning_updates", "Choices that the policy learned from.", labels=["policy"]
+        )
+        returns = CounterMetricFamily(
+            "cra_operator_learning_returns",
+            "Times that what it had learned did worse than what was shipped and was dropped.",
+            labels=["policy"],
+        )
+        distance = GaugeMetricFamily(
+            "cra_operator_learning_distance_ratio",
+            "Largest change of a weight since it was shipped, as a part of its bound.",
+            labels=["policy"],
+        )
+        reward = GaugeMetricFamily(
+            "cra_operator_learning_reward_ratio",
+            "Reward of choices that it would not have made as shipped, over what is usual.",
+            labels=["policy"],
+        )
+        for policy, online in self._learned.items():
+            updates.add_metric([policy], online.updates)
+            returns.add_metric([policy], online.returns)
+            distance.add_metric([policy], online.distance)
+            reward.add_metric([policy], math.exp(online.standing))
+        yield from (updates, returns, distance, reward)

@@ -11,8 +11,6 @@ from cra_operator.controller.policies.choosing import ACTIONS
 from cra_operator.controller.policy import Floats
 from cra_simulator.learning.env import ClusterEnv
 
-DISCOUNT = 0.97
-"""For ten minutes: what happens five hours later counts for less than half."""
 EXPLORE_FIRST, EXPLORE_LAST = 0.5, 0.05
 
 

@@ -17,17 +17,16 @@ import torch
 from torch import nn
 
 from cra_operator.controller.policies.choosing import ACTIONS, NUMBERS
+from cra_operator.controller.policies.double_dqn import FOLLOW, WIDTH
+from cra_operator.controller.policies.temporal import DISCOUNT
 from cra_operator.controller.policy import Floats
-from cra_simulator.learning.chooser import DISCOUNT, Chooser
+from cra_simulator.learning.chooser import Chooser
 from cra_simulator.learning.env import ClusterEnv
 from cra_simulator.learning.learner import Snapshot, random_state, restore_random
 
 MEMORY = 20_000
 BATCH = 64
-WIDTH = 32
 LEARNING_RATE = 1e-3
-FOLLOW = 0.01
-"""How far the slow copy moves towards the network after every step."""
 REWARD_SCALE = 100.0
 """Ten minutes cost about a hundredth of an episode; networks like numbers near one."""
 

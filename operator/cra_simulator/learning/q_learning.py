@@ -8,6 +8,7 @@ actions are those of `cra_operator.controller.policies.choosing`.
 
 from __future__ import annotations
 
+from cra_operator.controller.policies.temporal import off_policy
 from cra_operator.controller.policy import Floats
 from cra_simulator.learning.tabular import Tabular
 
@@ -17,4 +18,4 @@ class QLearning(Tabular):
 
     def target(self, values: Floats, action: int) -> float:
         """See `Tabular.target`."""
-        return float(values.max())
+        return off_policy(values, values, action)

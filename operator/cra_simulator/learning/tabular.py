@@ -9,14 +9,15 @@ from functools import partial
 import numpy as np
 
 from cra_operator.controller.policies.choosing import ACTIONS, STATES, table_row
+from cra_operator.controller.policies.temporal import step
 from cra_operator.controller.policy import Floats
-from cra_simulator.learning.chooser import DISCOUNT, Chooser
+from cra_simulator.learning.chooser import Chooser
 from cra_simulator.learning.env import ClusterEnv
 from cra_simulator.learning.learner import Snapshot, random_state, restore_random
 
 
 class Tabular(Chooser):
-    """Temporal-difference learning of Q(s, a), [S, A].
+    """Temporal-difference learning of Q(s, a), [S, A], by the rule with which the operator may go on.
 
     The learning rate of a cell is 1 / (1 + visits)^0.6, which satisfies the conditions of Robbins and Monro.
     See `Chooser` for the arguments.
@@ -44,10 +45,10 @@ class Tabular(Chooser):
             state, reward, over, _, info = self._env.step(np.int64(action))
             after = table_row(state)
             following = self._act(explore, partial(self._best, after))
-            goal = reward if over else reward + DISCOUNT * self.target(self._table[after], following)
+            worth = 0.0 if over else self.target(self._table[after], following)
             self._visits[row, action] += 1
             rate = (1.0 + self._visits[row, action]) ** -0.6
-            self._table[row, action] += rate * (goal - self._table[row, action])
+            self._table[row, action] += step(self._table[row, action], reward, worth, rate)
             row, action = after, following
         self._done += 1
         return {"episodes": 1.0, "explore": explore, **info}

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from cra_operator.controller.policies import double_dqn, q_learning, sarsa
 from cra_operator.controller.policies.attention import Attention
 from cra_operator.controller.policies.double_dqn import DoubleDqn
 from cra_operator.controller.policies.goodput import Goodput
+from cra_operator.controller.policies.online import Online
 from cra_operator.controller.policies.ppo import Ppo
 from cra_operator.controller.policies.priority import Priority
 from cra_operator.controller.policies.q_learning import QLearning
@@ -33,14 +35,31 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
     "attention": Attention,
 }
 """What makes a fresh instance of each."""
+LEARNERS: Mapping[str, Callable[[], Online]] = {
+    "q-learning": q_learning.online,
+    "sarsa": sarsa.online,
+    "double-dqn": double_dqn.online,
+}
+"""Those that can go on learning while they decide, and what makes their beginning."""
+_LEARNING: Mapping[str, Callable[[Online], Policy]] = {
+    "q-learning": lambda online: QLearning(online=online),
+    "sarsa": lambda online: Sarsa(online=online),
+    "double-dqn": lambda online: DoubleDqn(online=online),
+}
+NOTHING: Mapping[str, Online] = {}
+"""Nobody learns."""
 
 
-def make(name: str) -> Policy:
+def make(name: str, learned: Mapping[str, Online] = NOTHING) -> Policy:
     """A fresh instance of a policy; it may remember what it saw, so each loop has its own.
+
+    Args:
+        name: The policy's.
+        learned: What policies have learned and go on learning; those that are not there learn nothing.
 
     Raises:
         ValueError: There is no policy of that name.
     """
     if name not in POLICIES:
         raise ValueError(f"there is no policy {name!r}; there are {', '.join(POLICIES)}")
-    return POLICIES[name]()
+    return _LEARNING[name](learned[name]) if name in learned else POLICIES[name]()

@@ -3,7 +3,7 @@
 The common part of the policies that learn values of states and actions (`q_learning`, `sarsa`,
 `double_dqn`): the actions are presets of `goodput`, the state is that of the whole cluster, as bins for
 tables and as numbers for networks. Ten minutes are long enough for a choice to have an effect, and short
-beside a job.
+beside a job. Values are read as they are shipped, or with what was learned since (`online`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from cra_operator.controller.policies.goodput import MIXED, Goodput, Preset, single_gpu_seconds
+from cra_operator.controller.policies.online import Course, Moment, Online
 from cra_operator.controller.policies.tokens import CLUSTER, cluster_tokens, speed_profile
 from cra_operator.controller.policy import ClusterObservation, Decision, Floats
 
@@ -49,25 +50,50 @@ def state_of(seen: ClusterObservation) -> Floats:
 
 
 class Choosing:
-    """A rule whose preset is chosen.
+    """A rule whose preset is chosen: the action of the largest value.
 
     Args:
-        choose: From a state, [`NUMBERS`], to the number of an action.
+        judge: From a state, [`NUMBERS`], to the values of actions, [A], and the features in which they may be
+            corrected, [F].
+        online: What is learned meanwhile; None leaves values as they are.
 
     Attributes:
         rule: The rule, with the preset that holds now.
     """
 
-    def __init__(self, choose: Callable[[Floats], int]) -> None:
-        self._choose = choose
+    def __init__(
+        self, judge: Callable[[Floats], tuple[Floats, Floats]], online: Online | None = None
+    ) -> None:
+        self._judge = judge
+        self._course = Course(online, SECONDS) if online is not None else None
         self.rule = Goodput()
         self._until = -np.inf
 
     def decide(self, seen: ClusterObservation) -> Decision:
         """See `Policy.decide`."""
+        if self._course is not None:
+            self._course.look(seen)
         if seen.time >= self._until and len(seen):
-            preset = ACTIONS[self._choose(state_of(seen))]
+            preset = ACTIONS[self._choose(seen)]
             # On several types of GPU, what a move loses counts whatever is chosen.
             self.rule.preset = replace(preset, lost=MIXED.lost) if len(seen.capacity) > 1 else preset
             self._until = seen.time + SECONDS
         return self.rule.decide(seen)
+
+    def _choose(self, seen: ClusterObservation) -> int:
+        state = state_of(seen)
+        values, features = self._judge(state)
+        if self._course is None:
+            return int(values.argmax())
+        return self._course.choose(Moment(shipped=values, features=features, state=state), seen.time)
+
+
+def read_table(table: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """How values are read off a table, [S, A]: the feature is which row it is."""
+    rows = np.eye(STATES)
+
+    def judge(state: Floats) -> tuple[Floats, Floats]:
+        row = table_row(state)
+        return table[row], rows[row]
+
+    return judge

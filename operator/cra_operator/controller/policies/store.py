@@ -82,6 +82,12 @@ def load_tensors(name: str, folder: Traversable | None = None) -> tuple[dict[str
     return tensors, {key: float(value) for key, value in numbers.items()}
 
 
+def digest(name: str) -> str:
+    """SHA-256 of the weights of a policy that come with the package."""
+    found = json.loads((shipped() / "index.json").read_text())[name]["sha256"]
+    return str(found)
+
+
 def load_network(name: str, folder: Traversable | None = None) -> Learned:
     """The network of an attention policy.
 
