@@ -37,10 +37,15 @@ LONG = 3000
 """Choices; three weeks of them."""
 
 
-def a_learner(name: str = "q-learning", *, seed: int = 0, worth: Any = off_policy) -> Online:
+def a_learner(*, worth: Any = off_policy) -> Online:
     """One that knows the same in every state."""
     return Online(
-        actions=len(ACTIONS), features=STATES, numbers=NUMBERS, worth=worth, draws=np.random.default_rng(seed)
+        policy="q-learning",
+        actions=len(ACTIONS),
+        features=STATES,
+        numbers=NUMBERS,
+        worth=worth,
+        draws=np.random.default_rng(0),
     )
 
 
@@ -122,7 +127,7 @@ def test_what_turns_out_worse_is_dropped_for_what_was_shipped(caplog: pytest.Log
         learner.learn(made, 0.6, made)
     assert learner.returns == 1
     assert (learner.values(moment()) == SHIPPED).all()
-    assert "worse than what was shipped: it is dropped" in caplog.text
+    assert "what policy q-learning learned online brings" in caplog.text
     assert (learner.tensors()["products"] == usual).all(), "what shipped choices bring is still known"
 
 
@@ -188,7 +193,7 @@ def decide_for(policy: Choosing, reward: list[float], *, begin: float, looks: in
 
 
 def test_a_choice_is_learned_from_when_the_next_is_made_from_looks_whose_rewards_are_known() -> None:
-    learner = LEARNERS["q-learning"]()
+    learner = a_learner()
     policy = make("q-learning", {"q-learning": learner})
     assert isinstance(policy, Choosing)
     decide_for(policy, [1.0, 1.5], begin=SECONDS)

@@ -11,7 +11,7 @@ import yaml
 
 from cra_operator.api import Job
 from cra_operator.config import Config
-from cra_operator.controller.policies import LEARNERS
+from cra_operator.controller.policies import LEARNERS, online
 from cra_operator.controller.policies.online import Online
 from cra_operator.kube.client import KubeClient
 from cra_operator.names import LEARNED
@@ -64,6 +64,7 @@ async def test_what_was_learned_survives_a_restart_of_the_operator(
     stage: Cluster, user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(stage.kubeconfig))
+    monkeypatch.setattr(online, "EXPLORE", 0.5)
     client = KubeClient()
     learned = {name: begin() for name, begin in LEARNERS.items()}
     keeper = Keeper(client, namespace=user.namespace, learned=learned)

@@ -37,7 +37,14 @@ class DoubleDqn(Choosing):
 
 def online() -> Online:
     """What it has learned since it was shipped: nothing yet."""
-    return Online(actions=len(ACTIONS), features=WIDTH + 1, numbers=NUMBERS, worth=off_policy, follow=FOLLOW)
+    return Online(
+        policy="double-dqn",
+        actions=len(ACTIONS),
+        features=WIDTH + 1,
+        numbers=NUMBERS,
+        worth=off_policy,
+        follow=FOLLOW,
+    )
 
 
 def values(state: Floats, layers: Mapping[str, Floats]) -> tuple[Floats, Floats]:

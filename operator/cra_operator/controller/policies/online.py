@@ -133,6 +133,7 @@ class Online:
     """What one policy has learned since it was shipped.
 
     Args:
+        policy: Its name.
         actions: A.
         features: F.
         numbers: N.
@@ -150,6 +151,7 @@ class Online:
     def __init__(
         self,
         *,
+        policy: str,
         actions: int,
         features: int,
         numbers: int,
@@ -157,7 +159,7 @@ class Online:
         follow: float = 1.0,
         draws: np.random.Generator | None = None,
     ) -> None:
-        self._worth, self._follow = worth, follow
+        self._policy, self._worth, self._follow = policy, worth, follow
         self._draws = draws or np.random.default_rng()
         self._weights = np.zeros((actions, features))
         self._slow = np.zeros((actions, features))
@@ -216,9 +218,9 @@ class Online:
         self.standing += (better - self.standing) / min(self.differed, _MEMORY)
         if self.differed >= _JUDGED and self.standing < WORST:
             logger.warning(
-                "what was learned online does %.0f %% worse than what was shipped: it is dropped",
-                -100 * self.standing,
-            )
+                "what policy %s learned online brings %.0f %% less than what was shipped: it is dropped",
+                self._policy, 100 * (1 - math.exp(self.standing)),
+            )  # fmt: skip
             self._weights[:], self._slow[:] = 0.0, 0.0
             self.differed, self.standing = 0, 0.0
             self.returns += 1

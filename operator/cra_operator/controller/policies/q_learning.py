@@ -28,4 +28,6 @@ class QLearning(Choosing):
 
 def online() -> Online:
     """What it has learned since it was shipped: nothing yet."""
-    return Online(actions=len(ACTIONS), features=STATES, numbers=NUMBERS, worth=off_policy)
+    return Online(
+        policy="q-learning", actions=len(ACTIONS), features=STATES, numbers=NUMBERS, worth=off_policy
+    )

@@ -28,4 +28,4 @@ class Sarsa(Choosing):
 
 def online() -> Online:
     """What it has learned since it was shipped: nothing yet."""
-    return Online(actions=len(ACTIONS), features=STATES, numbers=NUMBERS, worth=on_policy)
+    return Online(policy="sarsa", actions=len(ACTIONS), features=STATES, numbers=NUMBERS, worth=on_policy)
