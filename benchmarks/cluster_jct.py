@@ -32,8 +32,8 @@ from e2e.local import Cluster, GpuType, NodeSpec
 from e2e.reach import Job, Reach
 
 GPU_TYPES = {
-    "A100": GpuType(product="NVIDIA-A100-SIM", core_share=0.12, memory_mib=40960),
-    "T4": GpuType(product="NVIDIA-T4-SIM", core_share=0.06, memory_mib=16384),
+    "A100": GpuType(product="NVIDIA-A100-SIM", core_share=0.09, memory_mib=40960),
+    "T4": GpuType(product="NVIDIA-T4-SIM", core_share=0.045, memory_mib=16384),
 }
 NODES = (
     NodeSpec(name="gpu-a-0", gpus=8, gpu_type="A100"),
@@ -176,7 +176,7 @@ def main() -> None:
         operator_chart.install(
             reach,
             "observe.intervalSeconds=1",
-            "controller.warmUpSeconds=2",
+            "controller.warmUpSeconds=3",
             "controller.hysteresisPercent=10",
         )
         for side in SIDES:
