@@ -18,7 +18,7 @@ from cra_operator.controller.policies.double_dqn import values
 from cra_operator.controller.policies.keeping import pack, unpack
 from cra_operator.controller.policies.online import BOUND, Choice, Moment, Online
 from cra_operator.controller.policies.store import load_tensors
-from cra_operator.controller.policies.temporal import off_policy, on_policy, step
+from cra_operator.controller.policies.temporal import UNTRIED, off_policy, on_policy, step
 from cra_operator.controller.policy import ClusterObservation, Floats
 from cra_operator.controller.proposing import select
 from cra_simulator.learning.q_learning import QLearning
@@ -132,7 +132,7 @@ def test_what_turns_out_worse_is_dropped_for_what_was_shipped(caplog: pytest.Log
 
 
 def test_states_that_training_never_saw_stay_as_they_are() -> None:
-    unseen = moment(np.full(len(ACTIONS), -1e6))
+    unseen = moment(np.full(len(ACTIONS), UNTRIED))
     learner = a_learner()
     made = learner.choose(unseen, 0.0)
     for reward in (1.0, 9.0, 0.1):

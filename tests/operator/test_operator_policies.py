@@ -254,6 +254,12 @@ def test_weights_that_are_not_there_are_named(folder: Path) -> None:
     assert json.loads((folder / "index.json").read_text()).keys() == {"mine"}
 
 
+@pytest.mark.parametrize("name", ["q-learning", "sarsa"])
+def test_a_shipped_table_leaves_no_state_to_the_order_of_the_actions(name: str) -> None:
+    table = store.load_tensors(name)[0]["table"]
+    assert ((table == table.max(axis=1, keepdims=True)).sum(axis=1) == 1).all()
+
+
 @pytest.mark.parametrize("name", ["goodput", "q-learning", "sarsa", "double-dqn", "ppo", "attention"])
 def test_what_is_shipped_decides_within_the_cluster(name: str) -> None:
     jobs = seen(1e3, 4e3, 2e4, np.nan, 1e6, limit=np.array([2, 1, 4, 8, 8]))

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from cra_operator.controller.policies.choosing import ACTIONS, STATES, table_row
-from cra_operator.controller.policies.temporal import step
+from cra_operator.controller.policies.temporal import UNTRIED, step
 from cra_operator.controller.policy import Floats
 from cra_simulator.learning.chooser import Chooser
 from cra_simulator.learning.env import ClusterEnv
@@ -63,7 +63,7 @@ class Tabular(Chooser):
 
     def tensors(self) -> dict[str, Floats]:
         """The table; what was never tried is never chosen."""
-        return {"table": np.where(self._visits > 0, self._table, -1e6 + self._preferred())}
+        return {"table": np.where(self._visits > 0, self._table, UNTRIED + self._preferred())}
 
     def _preferred(self) -> Floats:
         """Where nothing was tried in a state, the action that did best wherever it was tried."""

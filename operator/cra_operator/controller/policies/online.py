@@ -34,7 +34,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cra_operator.controller.policies.temporal import DISCOUNT, Worth, step
+from cra_operator.controller.policies.temporal import DISCOUNT, UNTRIED, Worth, step
 from cra_operator.controller.policy import ClusterObservation, Floats
 
 logger = logging.getLogger(__name__)
@@ -60,8 +60,6 @@ _FORGET = 0.998
 _RIDGE = 0.1
 _LEAST = 0.01
 """Rewards below count as that, so that they have a logarithm."""
-_NEVER = -1e5
-"""Values below belong to what training never tried."""
 _TOLD = 0.5
 """The least part of looks, and of jobs in each, whose reward must be known."""
 
@@ -89,7 +87,7 @@ class Moment:
     def size(self) -> float:
         """|V0(s)|; 0 where training never was."""
         value = float(self.shipped.max())
-        return abs(value) if value > _NEVER else 0.0
+        return abs(value) if value > UNTRIED / 2 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

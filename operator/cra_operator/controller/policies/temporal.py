@@ -14,6 +14,10 @@ from collections.abc import Callable
 
 from cra_operator.controller.policy import Floats
 
+UNTRIED = -100.0
+"""What is added to the value of an action that training never tried in a state: far below all values, and
+not so far that single precision would lose which of several is the better.
+"""
 DISCOUNT = 0.97
 """gamma, for ten minutes: what happens five hours later counts for less than half."""
 
