@@ -60,18 +60,24 @@ def metric(operator: OperatorProcess, name: str) -> float:
     )
 
 
+async def learn_and_keep(client: KubeClient, namespace: str) -> tuple[Keeper, dict[str, Online]]:
+    """Policies that have learned from so many choices, which were kept if that is possible."""
+    learned = {name: begin() for name, begin in LEARNERS.items()}
+    keeper = Keeper(client, namespace=namespace, learned=learned)
+    await keeper.load()
+    live(learned)
+    await keeper.save()
+    assert learned["sarsa"].updates == CHOICES
+    return keeper, learned
+
+
 async def test_what_was_learned_survives_a_restart_of_the_operator(
     stage: Cluster, user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(stage.kubeconfig))
     monkeypatch.setattr(online, "EXPLORE", 0.5)
     client = KubeClient()
-    learned = {name: begin() for name, begin in LEARNERS.items()}
-    keeper = Keeper(client, namespace=user.namespace, learned=learned)
-    await keeper.load()
-    live(learned)
-    await keeper.save()
-    assert learned["sarsa"].updates == CHOICES
+    keeper, learned = await learn_and_keep(client, user.namespace)
     live(learned, begin=2 * CHOICES)
     await keeper.close()
     await client.close()
@@ -112,13 +118,8 @@ async def test_without_the_rights_to_keep_it_policies_learn_all_the_same_and_the
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(as_somebody_without_rights(stage, user, tmp_path)))
     client = KubeClient()
-    learned = {name: begin() for name, begin in LEARNERS.items()}
-    keeper = Keeper(client, namespace=user.namespace, learned=learned)
-    await keeper.load()
-    live(learned)
-    await keeper.save()
+    await learn_and_keep(client, user.namespace)
     await client.close()
-    assert learned["sarsa"].updates == CHOICES
     (record,) = caplog.records
     assert record.levelname == "ERROR"
     assert "gives it the rights to create, get and patch ConfigMap cra-operator-learned: 403" in caplog.text

@@ -72,7 +72,7 @@ class Account:
         if self._first:  # it also makes the group's buffers and connections
             self._first = False
         else:
-            self._rate(total, seconds)
+            self._count(total, seconds)
         self._factor = factor
         self._readings.samples_total += rows
         before, self._readings.step_seconds = self._readings.step_seconds, seconds
@@ -82,7 +82,8 @@ class Account:
             self._note_pause(max(0.0, now - self._ended - min(seconds, before or seconds)), number)
         self._ended = now
 
-    def _rate(self, total: int, seconds: float) -> None:
+    def _count(self, total: int, seconds: float) -> None:
+        # The first step at shares that have settled begins the count anew.
         if self._settled and not self._readings.settled:
             self.rate, self._readings.settled = progress.Rate(), True
         self.rate.add(total, seconds)

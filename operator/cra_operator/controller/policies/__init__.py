@@ -21,7 +21,7 @@ from cra_operator.controller.policies.sarsa import Sarsa
 from cra_operator.controller.policies.static import Static
 from cra_operator.controller.policy import Policy
 
-POLICIES: Mapping[str, Callable[[], Policy]] = {
+POLICIES: Mapping[str, Callable[..., Policy]] = {
     "static": Static,
     "uniform": lambda: Static("uniform"),
     "random": lambda: Static("random"),
@@ -34,18 +34,13 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
     "ppo": Ppo,
     "attention": Attention,
 }
-"""What makes a fresh instance of each."""
+"""What makes a fresh instance of each; of `LEARNERS`, `online` is what it goes on learning."""
 LEARNERS: Mapping[str, Callable[[], Online]] = {
     "q-learning": q_learning.online,
     "sarsa": sarsa.online,
     "double-dqn": double_dqn.online,
 }
 """Those that can go on learning while they decide, and what makes their beginning."""
-_LEARNING: Mapping[str, Callable[[Online], Policy]] = {
-    "q-learning": lambda online: QLearning(online=online),
-    "sarsa": lambda online: Sarsa(online=online),
-    "double-dqn": lambda online: DoubleDqn(online=online),
-}
 NOTHING: Mapping[str, Online] = {}
 """Nobody learns."""
 
@@ -62,4 +57,4 @@ def make(name: str, learned: Mapping[str, Online] = NOTHING) -> Policy:
     """
     if name not in POLICIES:
         raise ValueError(f"there is no policy {name!r}; there are {', '.join(POLICIES)}")
-    return _LEARNING[name](learned[name]) if name in learned else POLICIES[name]()
+    return POLICIES[name](online=learned[name]) if name in learned else POLICIES[name]()
