@@ -57,6 +57,11 @@ def patch(reach: Reach, name: str, change: dict[str, Any], *, namespace: str) ->
     reach.kubectl("patch", "-n", namespace, f"crj/{name}", "--type=merge", f"--patch={json.dumps(change)}")
 
 
+def may_have(reach: Reach, name: str, most: int, *, namespace: str) -> None:
+    """Raise a job's maximum: it has idle GPUs to grow into."""
+    patch(reach, name, {"spec": {"scaling": {"maxGPUs": most}}}, namespace=namespace)
+
+
 def test_a_job_grows_gives_way_to_a_more_important_one_and_grows_again(reach: Reach, namespace: str) -> None:
     # Somebody else has three quarters of the cluster: two GPUs are left, one on each node.
     resident = script_job("import time\ntime.sleep(3600)", scaling=RESIDENT)
@@ -99,7 +104,9 @@ def test_jobs_grow_and_start_on_the_type_of_gpu_that_others_found_faster(
     to_status = ("--subresource=status", "--type=merge", f"--patch={told}")
     reach.kubectl("patch", "-n", namespace, "crj/knew", *to_status)
 
-    apply(reach, "grows", decided(), namespace=namespace)
+    apply(reach, "grows", decided(most=1), namespace=namespace)
+    reach.wait_job("grows", running, namespace=namespace)
+    may_have(reach, "grows", 2, namespace=namespace)
     grown = reach.wait_job("grows", trains_on(2), namespace=namespace)
     last = status(grown)["lastDecision"]
     assert (last["reason"], last["gpuType"]) == ("GrowthPays", FAST)
@@ -145,6 +152,8 @@ def test_without_prometheus_sizes_stay_and_training_goes_on(
 ) -> None:
     apply(reach, "blind", decided(), namespace=namespace)
     before = reach.wait_job("blind", trains_on(2), namespace=namespace)
+    said = events(reach, "blind", namespace=namespace)
+    assert any(event.startswith("Started: generation 1 with 2 GPUs, of ") for event in said), said
     first = lives(reach, "blind", namespace=namespace)
     cluster.stop_component("prometheus")
     try:
@@ -154,7 +163,7 @@ def test_without_prometheus_sizes_stay_and_training_goes_on(
             namespace=namespace,
         )
         assert status(gone)["gpus"] == 2
-        patch(reach, "blind", {"spec": {"scaling": {"maxGPUs": 3}}}, namespace=namespace)
+        may_have(reach, "blind", 3, namespace=namespace)
         told = reach.wait_job(
             "blind",
             lambda job: condition(job, "Rescaling").get("reason") == "MetricsMissing",
@@ -173,7 +182,9 @@ def test_an_operator_killed_in_the_middle_of_a_move_changes_nothing_in_the_end(
     reach: Reach, namespace: str
 ) -> None:
     epochs = 20
-    apply(reach, "orphan", decided(epochs), namespace=namespace)
+    apply(reach, "orphan", decided(epochs, most=1), namespace=namespace)
+    reach.wait_job("orphan", running, namespace=namespace)
+    may_have(reach, "orphan", 2, namespace=namespace)
     reach.wait_job(
         "orphan", lambda job: condition(job, "Rescaling").get("status") == "True", namespace=namespace
     )

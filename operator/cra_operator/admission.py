@@ -32,6 +32,7 @@ class Ask:
         key: The job.
         size: What it wants.
         least: What it takes if that does not fit; None if nothing else.
+        most: What it takes if enough is idle, for one that never ran; None if nothing else.
         priority: Value of its priority class.
         queue: What its GPU-hours are charged to.
         created: When the job was created.
@@ -44,6 +45,7 @@ class Ask:
     key: JobKey
     size: Size
     least: Size | None = None
+    most: Size | None = None
     priority: int = 0
     queue: str = ""
     created: datetime
@@ -60,7 +62,7 @@ class Verdict:
     Attributes:
         size: What is set aside for the job; None if not even the least that it takes is free.
         position: Its place in the queue.
-        message: Why nothing fits.
+        message: Why nothing fits, or why it is more than was asked for.
         gpu_type: The type of GPU that a job which nobody has decided about had best start on, if it matters.
     """
 
@@ -84,12 +86,14 @@ class Shares:
         closed: Queues that start no jobs now, and why.
         order: Place of jobs in the line among those of their priority; others stand behind them by age.
         gpu_type: The type of GPU that jobs had best start on that nobody has decided about.
+        start: The part of the idle GPUs that they start with, if that is more than they ask for.
     """
 
     room: Mapping[str, int] = field(default_factory=dict)
     closed: Mapping[str, str] = field(default_factory=dict)
     order: Mapping[JobKey, int] = field(default_factory=dict)
     gpu_type: str | None = None
+    start: float = 0.0
 
 
 def ask_for(
@@ -97,16 +101,18 @@ def ask_for(
     size: Size,
     *,
     least: Size | None = None,
+    most: Size | None = None,
     priority: int = 0,
     held: Mapping[str, int] | None = None,
     avoid: Iterable[str] = (),
 ) -> Ask:
-    """The ask of this job for this size, or for what it can have down to the least."""
+    """The ask of this job for this size, or for what it can have between the least and the most."""
     pod: Mapping[str, Any] = (job.spec.template or {}).get("spec") or {}
     return Ask(
         key=job.key,
         size=size,
         least=least,
+        most=most,
         priority=priority,
         queue=queue_of(job),
         created=job.metadata.creation_timestamp,
@@ -171,9 +177,12 @@ def decide(
     verdicts: dict[JobKey, Verdict] = {}
     position = 0
     last = len(shares.order)
-    for ask in sorted(
+    line = sorted(
         asks, key=lambda ask: (-ask.priority, shares.order.get(ask.key, last), ask.created, ask.key)
-    ):
+    )
+    behind = sum(_need(ask) for ask in line)
+    for ask in line:
+        behind -= _need(ask)
         namespace, own = ask.key[0], sum(ask.held.values())
         may_take = room_of.get(namespace, _ANY) + own
         usable = [name for name in left if admits(nodes[name], ask)]
@@ -181,10 +190,15 @@ def decide(
             if name in left:
                 left[name] += gpus
         room = sum(max(0, left[name]) for name in usable)
-        size = None if ask.queue in shares.closed else _largest(ask, left, usable, may_take)
+        upto = _upto(ask, int(shares.start * (room - behind)))
+        size = None if ask.queue in shares.closed else _largest(ask, upto, left, usable, may_take)
         if size is not None:
-            # A selector may leave no choice of types.
-            verdicts[ask.key] = Verdict(size=size, gpu_type=None if ask.node_selector else shares.gpu_type)
+            verdicts[ask.key] = Verdict(
+                size=size,
+                message=f"of {room} that were idle" if size.gpus > ask.size.gpus else "",
+                # A selector may leave no choice of types.
+                gpu_type=None if ask.node_selector else shares.gpu_type,
+            )
             if namespace in room_of:
                 room_of[namespace] += own - size.gpus
             continue
@@ -199,6 +213,18 @@ def decide(
     return verdicts
 
 
+def _need(ask: Ask) -> int:
+    """GPUs without which the job cannot go on, beside those that it holds."""
+    return max(0, (ask.least or ask.size).gpus - sum(ask.held.values()))
+
+
+def _upto(ask: Ask, part: int) -> int:
+    """Workers that the job may be given, if this part of the GPUs is its own to start with."""
+    if ask.most is None:
+        return ask.size.workers
+    return max(ask.size.workers, min(ask.most.workers, part // ask.size.gpus_per_worker))
+
+
 def _explain(ask: Ask, room: int, total: int, may_take: int) -> str:
     least = ask.least or ask.size
     text = f"waiting for {least}: {room} of {total} free"
@@ -211,11 +237,11 @@ def _explain(ask: Ask, room: int, total: int, may_take: int) -> str:
     return text
 
 
-def _largest(ask: Ask, free: dict[str, int], usable: Sequence[str], may_take: int) -> Size | None:
-    """Take the GPUs for as many of the workers that it wants as fit; None if not even the least do."""
+def _largest(ask: Ask, upto: int, free: dict[str, int], usable: Sequence[str], may_take: int) -> Size | None:
+    """Take the GPUs for as many workers as fit, up to this number; None if not even the least do."""
     each = ask.size.gpus_per_worker
     fit = sum(free[name] // each for name in usable if free[name] > 0)
-    size = Size(workers=max(0, min(ask.size.workers, fit, may_take // each)), gpus_per_worker=each)
+    size = Size(workers=max(0, min(upto, fit, may_take // each)), gpus_per_worker=each)
     enough = size.workers >= (ask.least or ask.size).workers
     return size if enough and _place(size, free, usable) else None
 

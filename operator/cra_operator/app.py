@@ -69,7 +69,11 @@ class Operator:
             on_capacity=lambda: self.admissions.review(),
         )
         self.admissions = Admissions(
-            nodes=lambda: self._cluster.nodes, pods=self._cluster.gpu_pods, on_room=self.queue.add
+            nodes=lambda: self._cluster.nodes,
+            pods=self._cluster.gpu_pods,
+            on_room=self.queue.add,
+            # Without metrics nobody would take back what turns out to be too much.
+            start=config.start if config.prometheus_url else 0.0,
         )
         self._worker = Worker(
             config=config,

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ class Config:
         policy: What decides the size of jobs that name no policy.
         learn_online: Whether policies that can do so go on learning.
         hysteresis: Relative gain below which no size is changed.
+        start: Part of the idle GPUs with which a job starts whose size nobody has decided.
         half_life_hours: Age at which GPU-hours held weigh half as much in fair shares.
         quotas: GPUs by namespace; others have no limit.
         queues: Budgets by queue.
@@ -65,6 +67,7 @@ class Config:
     policy: Policy = "goodput"
     learn_online: bool = False
     hysteresis: float = 0.05
+    start: float = 0.5
     half_life_hours: float = 24.0
     quotas: Mapping[str, Quota] = field(default_factory=dict)
     queues: Mapping[str, Queue] = field(default_factory=dict)
@@ -108,6 +111,7 @@ def load(environ: Mapping[str, str]) -> Config:
         policy=cast(Policy, _choice(environ, "CRA_POLICY", "goodput", get_args(Policy))),
         learn_online=_flag(environ, "CRA_LEARN_ONLINE", "false"),
         hysteresis=_number(environ, "CRA_HYSTERESIS_PERCENT", 5, low=0) / 100,
+        start=_number(environ, "CRA_START_PERCENT", 50, low=0, high=100) / 100,
         half_life_hours=_number(environ, "CRA_HALF_LIFE_HOURS", 24, low=1e-3),
         quotas=_quotas(environ, "CRA_QUOTAS"),
         queues=_queues(environ, "CRA_QUEUES"),
@@ -148,14 +152,17 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     return seconds
 
 
-def _number(environ: Mapping[str, str], name: str, default: float, *, low: float) -> float:
+def _number(
+    environ: Mapping[str, str], name: str, default: float, *, low: float, high: float = sys.float_info.max
+) -> float:
     value = environ.get(name) or str(default)
     try:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not low <= number < math.inf:
-        raise ConfigError(f"{name} is {value!r}: give a number from {low:g}")
+    if not low <= number <= high:
+        upto = f" to {high:g}" if high < sys.float_info.max else ""
+        raise ConfigError(f"{name} is {value!r}: give a number from {low:g}{upto}")
     return number
 
 

@@ -9,10 +9,10 @@ from functools import cached_property
 
 from cra_operator.actions import Refusal
 from cra_operator.admission import Ask, Verdict, ask_for, bound_gpus
-from cra_operator.api import MANAGER, MAX_AVOIDED_NODES, Job, RunStatus
+from cra_operator.api import MANAGER, MAX_AVOIDED_NODES, Job, Policy, RunStatus
 from cra_operator.controller.observation import Observation
 from cra_operator.controller.target import Target
-from cra_operator.sizing import Size, gpus_per_worker, least, wanted
+from cra_operator.sizing import Size, gpus_per_worker, least, most, wanted
 from cra_operator.stragglers import Choice, choose
 from cra_operator.view import NodeView, PodView, is_live
 
@@ -37,6 +37,7 @@ class World:
         refusal: Set if a child of the last plan could not be made.
         leftovers: Pods of an earlier job of the same name that are not gone yet.
         image_pull_policy: Pull policy of the trainer image.
+        policy: Who decides the sizes of jobs that name no policy.
     """
 
     job: Job
@@ -50,6 +51,7 @@ class World:
     refusal: Refusal | None = None
     leftovers: int = 0
     image_pull_policy: str = "IfNotPresent"
+    policy: Policy = "static"
 
     @cached_property
     def generation(self) -> int:
@@ -156,6 +158,13 @@ class World:
             self.target is not None and self.target.gpus is not None and self.job.spec.scaling.gpus is None
         )
         return self.target if decides else None
+
+    @property
+    def unknown(self) -> bool:
+        """Whether its size is for a policy to decide, and it never ran, so that no policy knows its speed."""
+        scaling = self.job.spec.scaling
+        decides = scaling.gpus is None and scaling.mode == "Auto"
+        return decides and (scaling.policy or self.policy) != "static" and self.generation == 0
 
     @property
     def gpu_type(self) -> str | None:
@@ -280,7 +289,14 @@ def asks_for(world: World, priority: int = 0) -> Ask | None:
         return None
     # A job at work keeps its size rather than stop for one that is not quite what is wanted.
     smallest = world.wanted if phase in ACTIVE else least(job.spec.scaling)
-    return ask_for(job, world.wanted, least=smallest, priority=priority, held=bound_gpus(world.pods))
+    return ask_for(
+        job,
+        world.wanted,
+        least=smallest,
+        most=most(job.spec.scaling) if world.unknown else None,
+        priority=priority,
+        held=bound_gpus(world.pods),
+    )
 
 
 def _ask_for_another_place(world: World, pod: PodView, priority: int) -> Ask:

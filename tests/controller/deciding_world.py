@@ -28,6 +28,7 @@ def a_job(name: str, gpus: int = 1, **fields: Any) -> Facts:
         "decides": True,
         "acts": True,
         "waits": False,
+        "ran": True,
         "changes": False,
         "measured": True,
         "known": True,

@@ -15,7 +15,7 @@ from typing import Any
 
 from cra_operator import names
 from cra_operator.actions import CreatePod, DeleteJob, DeletePod, Plan, RecordEvent, Refusal
-from cra_operator.admission import bound_gpus, decide, free_gpus
+from cra_operator.admission import Shares, bound_gpus, decide, free_gpus
 from cra_operator.api import Job, JobKey, JobStatus, ScalingSpec
 from cra_operator.controller.observation import Observation
 from cra_operator.controller.target import Target
@@ -99,6 +99,7 @@ class MiniCluster:
         self.events: list[RecordEvent] = []
         self.observations: dict[JobKey, Observation] = {}
         self.targets: dict[JobKey, Target] = {}
+        self.idle_part = 0.0
         self.look_again: dict[JobKey, datetime | None] = {}
         self._uids = itertools.count()
         self._kept_away: dict[tuple[str, str], set[str]] = {}
@@ -161,7 +162,8 @@ class MiniCluster:
             Size(workers=1, gpus_per_worker=pod.gpus) for pod in everyone if not pod.node and not pod.ended
         ]
         free = free_gpus(self.nodes.values(), bound_gpus(everyone), coming)
-        return replace(world, verdict=decide(asks, self.nodes, free).get(world.job.key))
+        found = decide(asks, self.nodes, free, Shares(start=self.idle_part))
+        return replace(world, verdict=found.get(world.job.key))
 
     def reconcile(self, key: JobKey, *, crash_after: int | None = None) -> Plan:
         """Decide about one job and do what the plan says.

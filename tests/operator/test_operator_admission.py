@@ -96,6 +96,41 @@ def test_a_job_that_fits_is_told_the_type_to_start_on_unless_a_selector_chooses_
     }
 
 
+def starts(asks: list[Ask], free: dict[str, int], **shares: Any) -> dict[str, int]:
+    """GPUs with which these jobs start on nodes with so many idle ones, of which each may have half."""
+    nodes = {name: make_node(name, gpus=8) for name in free}
+    found = decide(asks, nodes, free, Shares(start=0.5, **shares))
+    return {key[1]: verdict.size.gpus for key, verdict in found.items() if verdict.size is not None}
+
+
+def new(name: str = "a", least: int = 1, most: int = 8, each: int = 1, **fields: Any) -> Ask:
+    """A job of which nobody knows how fast it is."""
+    return an_ask(name, least, each, most=Size(workers=most, gpus_per_worker=each), **fields)
+
+
+def test_a_new_job_starts_with_half_of_the_idle_gpus_and_says_so() -> None:
+    assert starts([new()], {"x": 8}) == {"a": 4}
+    found = decide([new()], {"x": make_node("x", gpus=8)}, {"x": 8}, Shares(start=0.5))
+    assert found["default", "a"].message == "of 8 that were idle"
+    assert starts([new(most=3)], {"x": 8}) == {"a": 3}, "no more than its maximum"
+    assert starts([new(least=6)], {"x": 8}) == {"a": 6}, "its minimum, if that is more"
+    assert starts([new(most=4, each=3)], {"x": 8, "y": 8}) == {"a": 6}, "in whole workers"
+    assert starts([an_ask()], {"x": 8}) == {"a": 1}, "what is known of one that ran decides"
+
+
+def test_new_jobs_leave_those_behind_them_what_they_need() -> None:
+    assert starts([new("a", age=3), new("b", age=2), new("c", age=1)], {"x": 8}) == {"a": 3, "b": 2, "c": 1}
+    assert starts([new("a", age=1), an_ask("large", workers=6)], {"x": 8}) == {"a": 1, "large": 6}
+    assert starts([new("late"), an_ask("urgent", workers=6, priority=1)], {"x": 8}) == {
+        "urgent": 6,
+        "late": 1,
+    }
+
+
+def test_a_new_job_starts_with_no_more_than_its_namespace_may_hold() -> None:
+    assert starts([new()], {"x": 8}, room={"default": 3}) == {"a": 3}
+
+
 def test_the_usual_taint_of_gpu_nodes_is_tolerated() -> None:
     node = make_node(taints=(Taint(key="nvidia.com/gpu", value="present"),))
     assert verdicts([an_ask()], node)["a"].fits

@@ -16,12 +16,12 @@ A, B = ("default", "a"), ("default", "b")
 class Scene:
     """Admissions over four GPUs; pods are put in by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: float = 0.0) -> None:
         self.pods: list[PodView] = []
         self.room: asyncio.Queue[JobKey] = asyncio.Queue()
         nodes = {"gpu-0": make_node(gpus=4)}
         self.admissions = Admissions(
-            nodes=lambda: nodes, pods=lambda: self.pods, on_room=self.room.put_nowait
+            nodes=lambda: nodes, pods=lambda: self.pods, on_room=self.room.put_nowait, start=start
         )
 
     def fits(self, key: JobKey, workers: int) -> bool:
@@ -68,6 +68,19 @@ async def test_what_a_decision_says_of_types_of_gpu_reaches_those_who_start_befo
     scene.admissions.share(Standing(gpu_type="T4"))
     ask = Ask(key=A, size=Size(workers=1, gpus_per_worker=1), created=START)
     assert scene.admissions.answer(ask).gpu_type == "T4"
+
+
+async def test_new_jobs_that_come_one_after_the_other_share_what_is_idle() -> None:
+    scene = Scene(start=0.5)
+    sizes = []
+    for key in (A, B):
+        most = Size(workers=4, gpus_per_worker=1)
+        ask = Ask(key=key, size=Size(workers=1, gpus_per_worker=1), most=most, created=START)
+        size = scene.admissions.answer(ask).size
+        sizes.append(size)
+        scene.admissions.hold(key, size)
+        scene.admissions.withdraw(key)
+    assert [size.gpus for size in sizes if size is not None] == [2, 1]
 
 
 async def test_a_promise_taken_back_makes_room_and_tells_who_fits() -> None:

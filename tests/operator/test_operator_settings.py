@@ -49,6 +49,7 @@ def test_all_settings_are_read() -> None:
             "CRA_LEARN_ONLINE": "True",
             "CRA_WARM_UP_SECONDS": "0",
             "CRA_HYSTERESIS_PERCENT": "10",
+            "CRA_START_PERCENT": "100",
             "CRA_HALF_LIFE_HOURS": "2.5",
             "CRA_QUOTAS": '{"team-a": {"gpus": 4}, "team-b": {"gpus": 0, "borrow": false}}',
             "CRA_QUEUES": '{"gold": {"gpuHours": 10, "weight": 3}, "rest": {}}',
@@ -63,7 +64,7 @@ def test_all_settings_are_read() -> None:
     assert (config.prometheus_token_file, config.prometheus_ca_file) == (Path("/token"), Path("/ca.crt"))
     assert config.prometheus_queries == {"step": "my_step"}
     assert (config.policy, config.warm_up, config.hysteresis) == ("attention", 0, 0.1)
-    assert config.half_life_hours == 2.5
+    assert (config.start, config.half_life_hours) == (1.0, 2.5)
     assert config.learn_online
     assert config.quotas == {"team-a": Quota(gpus=4), "team-b": Quota(gpus=0, borrow=False)}
     assert config.queues == {"gold": Queue(gpu_hours=10, weight=3), "rest": Queue()}
@@ -87,6 +88,7 @@ def test_all_settings_are_read() -> None:
         ("CRA_POLICY", "best"),
         ("CRA_WARM_UP_SECONDS", "-1"),
         ("CRA_HYSTERESIS_PERCENT", "few"),
+        ("CRA_START_PERCENT", "101"),
         ("CRA_HALF_LIFE_HOURS", "0"),
         ("CRA_PROMETHEUS_QUERIES", "up"),
         ("CRA_PROMETHEUS_QUERIES", '{"memory": "up"}'),

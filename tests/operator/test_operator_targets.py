@@ -183,6 +183,41 @@ def test_a_waiting_job_starts_with_what_fits_of_what_is_wanted() -> None:
     assert len(cluster.status(key).workers) == 3
 
 
+@pytest.mark.parametrize(
+    ("scaling", "workers"),
+    [
+        ({"policy": "goodput"}, 4),
+        ({"policy": "static"}, 2),
+        ({}, 2),  # the cluster's default here is static
+        ({"policy": "goodput", "mode": "Recommend"}, 2),
+        ({"policy": "goodput", "mode": "Off"}, 2),
+        ({"policy": "goodput", "gpus": 3}, 3),
+    ],
+)
+def test_a_job_whose_size_a_policy_decides_starts_with_a_part_of_the_idle_gpus(
+    scaling: dict[str, Any], workers: int
+) -> None:
+    cluster = MiniCluster(make_node(gpus=8))
+    cluster.idle_part = 0.5
+    key = cluster.apply(make_job(minimum=2, maximum=6, scaling=scaling))
+    cluster.run(key)
+    assert (len(cluster.status(key).workers), cluster.status(key).desired_gpus) == (workers, workers)
+
+
+def test_a_job_that_goes_on_after_a_rest_is_the_controllers_to_size() -> None:
+    cluster = MiniCluster(make_node(gpus=8))
+    cluster.idle_part = 0.5
+    key = cluster.apply(make_job(minimum=1, maximum=8, scaling={"policy": "goodput"}))
+    cluster.run(key)
+    cluster.edit(key, suspend=True)
+    cluster.settle()
+    cluster.obey(key)
+    cluster.targets[key] = Target(gpus=2, policy="goodput")
+    cluster.edit(key, suspend=False)
+    cluster.run(key)
+    assert len(cluster.status(key).workers) == 2
+
+
 def test_a_waiting_job_says_when_it_is_expected_to_start() -> None:
     cluster = MiniCluster(make_node(gpus=1))
     key = cluster.apply(make_job(minimum=2))

@@ -194,8 +194,9 @@ def _target(
     if start is not None:
         at = look.now + timedelta(seconds=math.ceil(start / _ESTIMATE_STEP) * _ESTIMATE_STEP)
     if move is None:
-        # It waits, or nobody decides about it: a policy says what it starts with, admission what fits.
-        gpus = found.gpus.get(j) if job.acts else None
+        # It waits, or nobody decides about it: a policy says what it goes on with, admission what fits, and
+        # what one starts with that never ran.
+        gpus = found.gpus.get(j) if job.acts and job.ran else None
         return Target(gpus=gpus, policy=policy, weight=weight, start=at)
     gain = None
     if move.gpus != job.gpus:

@@ -33,6 +33,7 @@ class Facts:
         decides: Whether a policy decides its size at all; otherwise it has what it is told.
         acts: Whether what a policy decides is also done.
         waits: Whether it has no run at work and wants one.
+        ran: Whether it ever had one.
         changes: Whether it starts, or its size changes just now.
         measured: Whether its metrics are there and fresh.
         known: Whether its speed at its present size was measured.
@@ -63,6 +64,7 @@ class Facts:
     decides: bool
     acts: bool
     waits: bool
+    ran: bool
     changes: bool
     measured: bool
     known: bool
@@ -125,6 +127,7 @@ def facts_of(job: Job, *, default: Policy, priority: int, fits: int, now: dateti
         decides=scaling.gpus is None and scaling.mode != "Off" and policy != "static",
         acts=scaling.mode == "Auto",
         waits=waits(job),
+        ran=status.generation is not None,
         changes=status.phase in ("Starting", "Rescaling") or joining or status.is_true("Rescaling"),
         measured=status.is_true("MetricsAvailable"),
         known=gpus in [speed.gpus for speed in status.speeds],

@@ -114,7 +114,12 @@ def note_start(world: World, draft: Draft, generation: int, size: Size) -> None:
     explain_admission(world, draft, True, "Admitted", f"{size} set aside")
     draft.condition("Running", False, "Starting")
     draft.condition("Degraded", False, "AsExpected")
-    draft.tell("Started", f"generation {generation} with {size}{_where(world)}")
+    draft.tell("Started", f"generation {generation} with {size}{_why(world)}{_where(world)}")
+
+
+def _why(world: World) -> str:
+    """Why the run begins with more than it asked for, in words."""
+    return f", {world.verdict.message}" if world.verdict is not None and world.verdict.message else ""
 
 
 def _where(world: World) -> str:

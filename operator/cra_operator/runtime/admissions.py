@@ -29,6 +29,7 @@ class Admissions:
         nodes: Gives all nodes by name.
         pods: Gives all pods that request GPUs and are not over.
         on_room: Hears the keys of waiting jobs that fit after the cluster's room changed.
+        start: The part of the idle GPUs with which a job starts whose speed nobody knows.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class Admissions:
         nodes: Callable[[], Mapping[str, NodeView]],
         pods: Callable[[], Sequence[PodView]],
         on_room: Callable[[JobKey], None],
+        start: float = 0.0,
     ) -> None:
         self._nodes = nodes
         self._pods = pods
         self._on_room = on_room
+        self._start = start
         self._asks: dict[JobKey, Ask] = {}
         self._promises: dict[JobKey, Size] = {}
         self._verdicts: dict[JobKey, Verdict] = {}
@@ -100,6 +103,7 @@ class Admissions:
             closed=standing.closed,
             order=standing.order,
             gpu_type=standing.gpu_type,
+            start=self._start,
         )
         self._verdicts = decide(self._asks.values(), nodes, free, shares)
 

@@ -124,6 +124,7 @@ class Worker:
             nodes=self._cluster.nodes,
             image=self._config.trainer_image,
             image_pull_policy=self._config.trainer_image_pull_policy,
+            policy=self._config.policy,
             observation=self.observations.get(job.key),
             target=self.targets.get(job.key),
             refusal=refusal,
