@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -268,6 +269,22 @@ def test_sigterm_while_ranks_are_being_started_reaches_them(tmp_path: Path, pods
     while not caught(pod.process.pid) & handled:
         assert pod.process.poll() is None
     pod.process.send_signal(signal.SIGTERM)
+    assert pod.end() == 143
+
+
+def test_sigterm_reaches_the_ranks_whichever_thread_of_the_launcher_takes_it(
+    tmp_path: Path, pods: list[Pod]
+) -> None:
+    script = "import threading; print('waiting', flush=True); threading.Event().wait()"
+    pods.append(pod := Pod(tmp_path, script, local_ranks=2, metrics=True))
+    assert [pod.said(), pod.said()] == ["waiting", "waiting"]
+    pid = pod.process.pid
+    get(pod.port, "healthz")
+    while (Path(f"/proc/{pid}/stat").read_text().split()[2]) != "S":
+        assert pod.process.poll() is None
+    threads = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+    # The kernel may choose any thread for a signal to the process; here it is one that is not the main one.
+    ctypes.CDLL(None).tgkill(pid, max(threads), signal.SIGTERM)
     assert pod.end() == 143
 
 

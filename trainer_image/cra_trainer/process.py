@@ -83,26 +83,32 @@ class Process:
         self.say({**self.progress(), "outcome": "failed", "error": error})
         leave(termination.FAILED)
 
-    def listen(self) -> None:
-        """Hear SIGTERM, in a thread too: the main thread may be in a collective, where it runs no handler."""
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
-
-        def wait() -> None:
-            while data := os.read(reader, 64):
-                if signal.SIGTERM in data:
-                    self._asked_to_leave()
-
-        threading.Thread(target=wait, name="cra-sigterm", daemon=True).start()
-
-    def _asked_to_leave(self) -> None:
+    def asked_to_leave(self) -> None:
+        """SIGTERM has come."""
         self._stop.set()
         if self._interruptible:
             self.say({**self.progress(), "outcome": "left"})
             leave(termination.LEFT)
         log.info("asked to leave: the training stops after a step that all ranks agree on")
+
+
+def on_sigterm(then: Callable[[], None]) -> None:
+    """Call this, in a thread of its own, at each SIGTERM.
+
+    A handler in Python needs the main thread, which may be in a collective or wait for a child; and another
+    thread may be the one that takes the signal, so that nothing interrupts it there.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def wait() -> None:
+        while data := os.read(reader, 64):
+            if signal.SIGTERM in data:
+                then()
+
+    threading.Thread(target=wait, name="cra-sigterm", daemon=True).start()
 
 
 def end(code: int) -> None:
@@ -148,7 +154,7 @@ def start(env: Env | None = None) -> Process:
             ready=lambda: process.readings.ready,
             address=process.env.pod_ip or "0.0.0.0",
         )
-    process.listen()
+    on_sigterm(process.asked_to_leave)
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

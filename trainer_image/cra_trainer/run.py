@@ -65,11 +65,11 @@ class LocalRanks:
         self._ports = _free_ports(env.pod_ip, env.local_world_size) if env.metrics_port else []
         self._pids: list[int] = []
         self._codes: dict[int, int] = {}
-        self._asked = False
 
     def fork(self) -> bool:
         """Start the ranks. It returns in the launcher, and in each of them: there it is true."""
-        signal.signal(signal.SIGTERM, self._asked_to_leave)
+        asked = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: asked.set())
         for name in SHARED:
             importlib.import_module(name)
         gc.freeze()  # or a collection in a rank would copy what all share
@@ -81,8 +81,9 @@ class LocalRanks:
                 self._become(index)
                 return True
             self._pids.append(pid)
+        process.on_sigterm(lambda: self._signal(signal.SIGTERM))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        if self._asked:
+        if asked.is_set():
             self._signal(signal.SIGTERM)
         return False
 
@@ -137,10 +138,6 @@ class LocalRanks:
         consequences = (termination.PEER_LOST, termination.LEFT, -signal.SIGTERM)
         causes = [index for index in failed if self._codes[index] not in consequences]
         return next(iter(causes + failed), None)
-
-    def _asked_to_leave(self, *_: object) -> None:
-        self._asked = True
-        self._signal(signal.SIGTERM)
 
     def _signal(self, number: signal.Signals) -> None:
         for index, pid in enumerate(self._pids):
