@@ -2,16 +2,18 @@
 
 The same jobs arrive at the same times three times over, on a real control plane, with real metrics and real
 training: decided by the controller; with static equal shares; and in a queue at the sizes that their owners
-asked for. A job's completion time is from its creation to its end, waiting included. Utilization is that of
-all GPUs, from the first arrival to the last end.
+asked for. When they come, how long they train and what owners ask for is drawn once, from a fixed seed: one a
+minute, most of them short and some long, 2, 4 or 8 GPUs. A job's completion time is from its creation to its
+end, waiting included. Utilization is that of all GPUs, from the first arrival to the last end.
 
-    make bench NAME=cluster_jct
+    make bench NAME=cluster_jct    # 45 minutes
 
 NB: simulated GPUs are shares of this machine's cores. The figures hold for a machine that does nothing else.
 """
 
 import json
 import os
+import random
 import statistics
 import sys
 import time
@@ -45,9 +47,16 @@ WORKER_GPUS = 2
 POLICY = "goodput"
 COOLDOWN = 8
 SHARE = 4
-"""GPUs of every job where shares are equal: the cluster's by the number of jobs that are usually there."""
+"""GPUs of every job where shares are equal, enough for four jobs; and the least that the controller gives."""
 SIDES = ("controller", "equal shares", "queue")
-LIMIT = 900.0
+LIMIT = 1800.0
+WIDTH, BATCH = 64, 360
+"""Of the network, and of its steps, four to an epoch: what a simulated GPU computes has to outweigh what a
+step costs the machine beside it."""
+JOBS, SEED = 10, 0
+EVERY_SECONDS, MEAN_EPOCHS, SPREAD = 70.0, 12.0, 1.0
+"""Mean time between arrivals, mean length, and the deviation of its logarithm."""
+REQUESTS = (2, 4, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +68,14 @@ class Arrival:
     request: int
 
 
-ARRIVALS = (
-    Arrival(at=0, epochs=30, request=4),
-    Arrival(at=4, epochs=6, request=4),
-    Arrival(at=8, epochs=8, request=8),
-    Arrival(at=20, epochs=5, request=4),
-    Arrival(at=26, epochs=40, request=8),
-    Arrival(at=36, epochs=6, request=4),
-    Arrival(at=44, epochs=10, request=8),
-    Arrival(at=60, epochs=5, request=4),
-    Arrival(at=66, epochs=16, request=4),
-    Arrival(at=80, epochs=8, request=8),
-)
+def arrivals() -> list[Arrival]:
+    """The jobs: a Poisson process, lengths of a lognormal distribution."""
+    draws, at, jobs = random.Random(SEED), 0.0, []
+    for _ in range(JOBS):
+        epochs = max(1, round(MEAN_EPOCHS * draws.lognormvariate(-(SPREAD**2) / 2, SPREAD)))
+        jobs.append(Arrival(at=at, epochs=epochs, request=draws.choice(REQUESTS)))
+        at += draws.expovariate(1 / EVERY_SECONDS)
+    return jobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,7 @@ def scaling(side: str, arrival: Arrival) -> dict[str, Any]:
     """How the size of a job is set on each side."""
     common = {"gpusPerWorker": WORKER_GPUS, "cooldownSeconds": COOLDOWN}
     if side == "controller":
-        return common | {"minGPUs": WORKER_GPUS, "maxGPUs": GPUS, "policy": POLICY}
+        return common | {"minGPUs": SHARE, "maxGPUs": GPUS, "policy": POLICY}
     size = SHARE if side == "equal shares" else arrival.request
     return common | {"minGPUs": size, "maxGPUs": size, "policy": "static"}
 
@@ -104,9 +109,9 @@ def manifest(name: str, side: str, arrival: Arrival) -> dict[str, Any]:
         "kind": "CRATrainingJob",
         "metadata": {"name": name},
         "spec": {
-            "workload": {"name": "digits-cnn", "parameters": {"width": "24"}},
+            "workload": {"name": "digits-cnn", "parameters": {"width": str(WIDTH)}},
             "scaling": scaling(side, arrival),
-            "training": {"epochs": arrival.epochs, "batchSize": 256},
+            "training": {"epochs": arrival.epochs, "batchSize": BATCH},
         },
     }
 
@@ -117,12 +122,12 @@ def play(cluster: Cluster, reach: Reach, side: str) -> Measured:
     reach.kubectl("create", "namespace", namespace)
     reach.kubectl("wait", "--for=create", "-n", namespace, "serviceaccount/default", "--timeout=30s")
     began, first = time.monotonic(), time.time()
-    for number, arrival in enumerate(ARRIVALS):
+    for number, arrival in enumerate(arrivals()):
         time.sleep(max(0.0, began + arrival.at - time.monotonic()))
         job = yaml.safe_dump(manifest(f"job-{number}", side, arrival))
         reach.kubectl("apply", "-n", namespace, "-f", "-", stdin=job)
     jobs = []
-    for number in range(len(ARRIVALS)):
+    for number in range(JOBS):
         left = max(1.0, began + LIMIT - time.monotonic())
         jobs.append(reach.wait_finished(f"job-{number}", namespace=namespace, timeout=left))
     failed = [job["metadata"]["name"] for job in jobs if job["status"]["phase"] != "Succeeded"]
