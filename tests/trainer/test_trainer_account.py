@@ -37,9 +37,9 @@ def test_speed_forgets_the_steps_before_the_shares_settled() -> None:
     for number in range(10):
         rows, settled = planner.rows(64), planner.settled
         seconds = rows * np.array([1.0, 3.0]) / 64
-        planner.observe(rows, seconds, np.full(2, float(planner.digest)))
         account.step(rows=int(rows[0]), total=64, seconds=seconds.max(), number=number, factor=1.0)
         assert readings.settled == settled
+        planner.observe(rows, seconds, np.full(2, float(planner.digest)))
     assert account.rate.value == pytest.approx(64 / 0.75, rel=0.02)
 
 

@@ -62,7 +62,7 @@ class Account:
 
     def _start_rate(self) -> None:
         self.rate = progress.Rate()
-        self._first, self._settled = True, False
+        self._first = True
         self._readings.settled = False
 
     def step(self, *, rows: int, total: int, seconds: float, number: int, factor: float) -> None:
@@ -84,10 +84,9 @@ class Account:
 
     def _count(self, total: int, seconds: float) -> None:
         # The first step at shares that have settled begins the count anew.
-        if self._settled and not self._readings.settled:
+        if self._planner.settled and not self._readings.settled:
             self.rate, self._readings.settled = progress.Rate(), True
         self.rate.add(total, seconds)
-        self._settled = self._planner.settled
 
     def _note_pause(self, seconds: float, number: int) -> None:
         readings, before = self._readings, self._before

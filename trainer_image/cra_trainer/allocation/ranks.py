@@ -31,7 +31,8 @@ from cra_trainer.allocation.shares import Floats, Ints, apportion
 from cra_trainer.allocation.stragglers import StragglerWatch
 from cra_trainer.allocation.strategies import Allocation, InTurn, Nodes, Strategy
 
-# The first steps of a process measure its warm-up: allocations, autotuning, the reducer's own rebuild.
+# The first steps of a process measure its warm-up: allocations, autotuning, the reducer's own rebuild. Of
+# steps that last `ENOUGH` only the first does.
 WARM_UP = 2
 # Whole numbers up to this are exact in every floating type that gradients come in, bfloat16 included.
 DIGESTS = 256
@@ -178,7 +179,8 @@ class RankPlanner:
         if room is not None:
             self._room = room
         # A smaller last batch measures mostly the fixed cost of a step.
-        if self._steps <= WARM_UP or not rows.all() or rows.sum() != self.batch_size:
+        warming = self._steps == 1 or (self._steps <= WARM_UP and seconds.max() < ENOUGH)
+        if warming or not rows.all() or rows.sum() != self.batch_size:
             return False
         # NB: this comes between any two steps, when the processor's caches hold gradients: all else can wait.
         self._recent.append((rows, seconds))
