@@ -180,9 +180,9 @@ def decide(
     line = sorted(
         asks, key=lambda ask: (-ask.priority, shares.order.get(ask.key, last), ask.created, ask.key)
     )
-    behind = sum(_need(ask) for ask in line)
+    waiting = sum(_need(ask) for ask in line)
     for ask in line:
-        behind -= _need(ask)
+        waiting -= _need(ask)
         namespace, own = ask.key[0], sum(ask.held.values())
         may_take = room_of.get(namespace, _ANY) + own
         usable = [name for name in left if admits(nodes[name], ask)]
@@ -190,7 +190,7 @@ def decide(
             if name in left:
                 left[name] += gpus
         room = sum(max(0, left[name]) for name in usable)
-        upto = _upto(ask, int(shares.start * (room - behind)))
+        upto = _upto(ask, int(shares.start * (room - waiting)))
         size = None if ask.queue in shares.closed else _largest(ask, upto, left, usable, may_take)
         if size is not None:
             verdicts[ask.key] = Verdict(
@@ -205,6 +205,7 @@ def decide(
         for name, gpus in ask.held.items():
             if name in left:
                 left[name] -= gpus
+        waiting += _need(ask)
         position += 1
         message = shares.closed.get(ask.queue) or _explain(
             ask, room, sum(nodes[name].gpus for name in usable), may_take

@@ -118,13 +118,14 @@ def test_a_new_job_starts_with_half_of_the_idle_gpus_and_says_so() -> None:
     assert starts([an_ask()], {"x": 8}) == {"a": 1}, "what is known of one that ran decides"
 
 
-def test_new_jobs_leave_those_behind_them_what_they_need() -> None:
+def test_new_jobs_leave_others_in_the_line_what_they_need() -> None:
     assert starts([new("a", age=3), new("b", age=2), new("c", age=1)], {"x": 8}) == {"a": 3, "b": 2, "c": 1}
     assert starts([new("a", age=1), an_ask("large", workers=6)], {"x": 8}) == {"a": 1, "large": 6}
     assert starts([new("late"), an_ask("urgent", workers=6, priority=1)], {"x": 8}) == {
         "urgent": 6,
         "late": 1,
     }
+    assert starts([an_ask("larger", workers=6, age=1), new()], {"x": 5}) == {"a": 1}, "or it waits for longer"
 
 
 def test_a_new_job_starts_with_no_more_than_its_namespace_may_hold() -> None:
