@@ -160,11 +160,14 @@ class World:
         return self.target if decides else None
 
     @property
-    def unknown(self) -> bool:
-        """Whether its size is for a policy to decide, and it never ran, so that no policy knows its speed."""
+    def starts_ample(self) -> bool:
+        """Whether it starts with some of the idle GPUs beyond its minimum: a policy decides its size, but it
+        never ran, so none knows its speed; and what proves too much it can give back while it trains.
+        """
         scaling = self.job.spec.scaling
         decides = scaling.gpus is None and scaling.mode == "Auto"
-        return decides and (scaling.policy or self.policy) != "static" and self.generation == 0
+        policy = scaling.policy or self.policy
+        return self.elastic and decides and policy != "static" and self.generation == 0
 
     @property
     def gpu_type(self) -> str | None:
@@ -293,7 +296,7 @@ def asks_for(world: World, priority: int = 0) -> Ask | None:
         job,
         world.wanted,
         least=smallest,
-        most=most(job.spec.scaling) if world.unknown else None,
+        most=most(job.spec.scaling) if world.starts_ample else None,
         priority=priority,
         held=bound_gpus(world.pods),
     )

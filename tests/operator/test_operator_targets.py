@@ -189,6 +189,7 @@ def test_a_waiting_job_starts_with_what_fits_of_what_is_wanted() -> None:
         ({"policy": "goodput"}, 4),
         ({"policy": "static"}, 2),
         ({}, 2),  # the cluster's default here is static
+        ({"policy": "goodput", "elastic": False}, 2),  # it could give nothing back while it trains
         ({"policy": "goodput", "mode": "Recommend"}, 2),
         ({"policy": "goodput", "mode": "Off"}, 2),
         ({"policy": "goodput", "gpus": 3}, 3),
