@@ -108,6 +108,13 @@ def test_a_more_important_job_is_made_room_for() -> None:
     assert told["default", "urgent"].gpus is None, "what it starts with is for those who admit it"
 
 
+def test_room_is_made_once_for_a_job_whose_pods_are_there_before_its_status_says_so() -> None:
+    jobs = [trains("low", 6), make_job("urgent", minimum=2)]
+    held = [*pods("low", 6), *pods("urgent", 2)]
+    told = Judge(CONFIG).decide(scene(jobs, held=held, priorities={("default", "urgent"): 9})).targets
+    assert told["default", "low"].gpus == 6
+
+
 def test_quotas_reach_those_who_admit() -> None:
     config = Config(
         trainer_image="-", pod_name="me", policy="goodput", quotas={"default": Quota(gpus=3, borrow=False)}

@@ -12,7 +12,7 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -125,13 +125,15 @@ class Judge:
 
 
 def fitting(scene: Scene, jobs: Iterable[Job]) -> dict[JobKey, int]:
-    """GPUs in whole workers that are free for each job that waits, or soon will be as pods leave."""
-    free = _soon_free(scene)
+    """GPUs in whole workers that are free for each job that waits, or soon will be as pods leave.
+
+    One that starts just now may have its pods before its status says so: their GPUs are free for it.
+    """
+    line = [job for job in jobs if waits(job)]
+    free = _soon_free(scene, but={job.key for job in line})
     known: dict[tuple[object, ...], int] = {}
     found = {}
-    for job in jobs:
-        if not waits(job):
-            continue
+    for job in line:
         same = alike(job)
         if same not in known:
             known[same] = room_for(ask_for(job, least(job.spec.scaling)), scene.nodes, free)
@@ -139,9 +141,11 @@ def fitting(scene: Scene, jobs: Iterable[Job]) -> dict[JobKey, int]:
     return found
 
 
-def _soon_free(scene: Scene) -> dict[str, int]:
-    """GPUs of each node that are free, or will be once the pods that leave are gone."""
-    staying = [pod for pod in scene.pods if not pod.deleting]
+def _soon_free(scene: Scene, but: Collection[JobKey] = ()) -> dict[str, int]:
+    """GPUs of each node that are free, or will be once the pods that leave are gone; those of some jobs' pods
+    count as free.
+    """
+    staying = [pod for pod in scene.pods if not pod.deleting and (pod.namespace, pod.job) not in but]
     return free_gpus(scene.nodes.values(), bound_gpus(staying), ())
 
 
