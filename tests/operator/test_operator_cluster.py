@@ -33,7 +33,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 port = int(os.environ["CRA_METRICS_PORT"])
 http.server.ThreadingHTTPServer((os.environ["CRA_POD_IP"], port), Metrics).serve_forever()
 """
-ELASTIC = {"minGPUs": 1, "maxGPUs": 4, "elastic": True}
+ELASTIC = {"minGPUs": 1, "maxGPUs": 4, "elastic": True, "policy": "static"}
 RAISE = f"import os\nif os.environ['RANK'] == '1': raise KeyError('label')\n{WAIT}"
 
 
