@@ -128,8 +128,9 @@ class Pod:
         self._errors = directory / "stderr"
         with self._errors.open("w") as errors:
             self.process = subprocess.Popen(
-                command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-            )
+                command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+                start_new_session=True,
+            )  # fmt: skip
 
     def said(self) -> str:
         """The next line that the script prints."""
@@ -156,7 +157,7 @@ def pods() -> Iterator[list[Pod]]:
     yield started
     for pod in started:
         if pod.process.poll() is None:
-            pod.process.kill()
+            os.killpg(pod.process.pid, signal.SIGKILL)  # its ranks too
             pod.process.wait()
         for stream in (pod.process.stdin, pod.process.stdout):
             if stream is not None:
@@ -282,9 +283,9 @@ def test_sigterm_reaches_the_ranks_whichever_thread_of_the_launcher_takes_it(
     get(pod.port, "healthz")
     while (Path(f"/proc/{pid}/stat").read_text().split()[2]) != "S":
         assert pod.process.poll() is None
-    threads = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
-    # The kernel may choose any thread for a signal to the process; here it is one that is not the main one.
-    ctypes.CDLL(None).tgkill(pid, max(threads), signal.SIGTERM)
+    # The kernel may choose any thread that does not block a signal; here it is the newest, the endpoint's.
+    others = {int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()} - {pid}
+    ctypes.CDLL(None).tgkill(pid, max(others), signal.SIGTERM)
     assert pod.end() == 143
 
 
