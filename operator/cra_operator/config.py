@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import socket
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,15 +152,15 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
 
 
 def _number(
-    environ: Mapping[str, str], name: str, default: float, *, low: float, high: float = sys.float_info.max
+    environ: Mapping[str, str], name: str, default: float, *, low: float, high: float = math.inf
 ) -> float:
     value = environ.get(name) or str(default)
     try:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not low <= number <= high:
-        upto = f" to {high:g}" if high < sys.float_info.max else ""
+    if not low <= number <= high or number == math.inf:
+        upto = f" to {high:g}" if high < math.inf else ""
         raise ConfigError(f"{name} is {value!r}: give a number from {low:g}{upto}")
     return number
 

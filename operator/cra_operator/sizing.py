@@ -63,13 +63,6 @@ def least(scaling: ScalingSpec) -> Size:
     return Size(workers=max(1, workers), gpus_per_worker=each)
 
 
-def most(scaling: ScalingSpec) -> Size:
-    """The largest size on which the job may run, in whole workers."""
-    smallest = least(scaling)
-    each = smallest.gpus_per_worker
-    return Size(workers=max(smallest.workers, scaling.max_gpus // each), gpus_per_worker=each)
-
-
 def wanted(scaling: ScalingSpec, target: int | None = None, before: int | None = None) -> Size:
     """The size that the job should have.
 

@@ -10,9 +10,10 @@ from functools import cached_property
 from cra_operator.actions import Refusal
 from cra_operator.admission import Ask, Verdict, ask_for, bound_gpus
 from cra_operator.api import MANAGER, MAX_AVOIDED_NODES, Job, Policy, RunStatus
+from cra_operator.controller.facts import decides
 from cra_operator.controller.observation import Observation
 from cra_operator.controller.target import Target
-from cra_operator.sizing import Size, gpus_per_worker, least, most, wanted
+from cra_operator.sizing import Size, gpus_per_worker, least, wanted
 from cra_operator.stragglers import Choice, choose
 from cra_operator.view import NodeView, PodView, is_live
 
@@ -165,9 +166,8 @@ class World:
         never ran, so none knows its speed; and what proves too much it can give back while it trains.
         """
         scaling = self.job.spec.scaling
-        decides = scaling.gpus is None and scaling.mode == "Auto"
-        policy = scaling.policy or self.policy
-        return self.elastic and decides and policy != "static" and self.generation == 0
+        decided = decides(scaling, self.policy) and scaling.mode == "Auto"
+        return decided and self.elastic and self.generation == 0
 
     @property
     def gpu_type(self) -> str | None:
@@ -291,12 +291,13 @@ def asks_for(world: World, priority: int = 0) -> Ask | None:
     if not asks:
         return None
     # A job at work keeps its size rather than stop for one that is not quite what is wanted.
-    smallest = world.wanted if phase in ACTIVE else least(job.spec.scaling)
+    scaling = job.spec.scaling
+    smallest = world.wanted if phase in ACTIVE else least(scaling)
     return ask_for(
         job,
         world.wanted,
         least=smallest,
-        most=most(job.spec.scaling) if world.starts_ample else None,
+        most=wanted(scaling, scaling.max_gpus) if world.starts_ample else None,
         priority=priority,
         held=bound_gpus(world.pods),
     )

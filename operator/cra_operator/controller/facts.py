@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
-from cra_operator.api import Job, JobKey, Policy
+from cra_operator.api import Job, JobKey, Policy, ScalingSpec
 from cra_operator.sizing import gpus_per_worker, wanted
 
 _AT_REST = ("Suspending", "Suspended")
@@ -100,6 +100,11 @@ def waits(job: Job) -> bool:
     return job.status.phase not in _AT_WORK
 
 
+def decides(scaling: ScalingSpec, default: Policy) -> bool:
+    """Whether a policy decides the size, be it that nobody acts on it."""
+    return scaling.gpus is None and scaling.mode != "Off" and (scaling.policy or default) != "static"
+
+
 def facts_of(job: Job, *, default: Policy, priority: int, fits: int, now: datetime) -> Facts:
     """The facts of a job that takes part.
 
@@ -124,7 +129,7 @@ def facts_of(job: Job, *, default: Policy, priority: int, fits: int, now: dateti
         queue=queue_of(job),
         policy=policy,
         priority=priority,
-        decides=scaling.gpus is None and scaling.mode != "Off" and policy != "static",
+        decides=decides(scaling, default),
         acts=scaling.mode == "Auto",
         waits=waits(job),
         ran=status.generation is not None,
