@@ -13,7 +13,7 @@ from cra_operator.config import Config
 from cra_operator.controller.sharing import Quota
 from cra_operator.controller.target import Target
 from cra_operator.runtime.admissions import Admissions
-from cra_operator.runtime.controller import Controller, Judge, Scene, fitting
+from cra_operator.runtime.controller import Controller, Judge, Scene, fitting, soon_free
 from cra_operator.runtime.jobs import JobStore
 from cra_operator.runtime.metrics import Metrics
 from cra_operator.view import PodView
@@ -132,7 +132,7 @@ def test_what_fits_is_counted_in_whole_workers_on_nodes_that_admit_the_job() -> 
         "picky", template={"spec": {"containers": [{"name": "trainer"}], "nodeSelector": {"zone": "b"}}}
     )
     seen = scene([pair, picky], nodes=nodes, held=[leaving])
-    assert fitting(seen, [pair, picky, trains("runs", 2)]) == {
+    assert fitting(seen, [pair, picky, trains("runs", 2)], soon_free(seen)) == {
         ("default", "pair"): 4,
         ("default", "picky"): 3,
     }

@@ -12,7 +12,7 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -101,7 +101,8 @@ class Judge:
             outlooks=self._outlooks,
             worth=worth,
         )
-        fits = fitting(scene, active.values())
+        free = soon_free(scene)
+        fits = fitting(scene, active.values(), free)
         facts = [
             facts_of(
                 active[key],
@@ -121,32 +122,36 @@ class Judge:
             now=now,
         )
         outcome = decide(look, self._counsel)
-        return with_types(outcome, facts, active, worth, scene.nodes, _soon_free(scene))
+        return with_types(outcome, facts, active, worth, scene.nodes, free)
 
 
-def fitting(scene: Scene, jobs: Iterable[Job]) -> dict[JobKey, int]:
+def soon_free(scene: Scene) -> dict[str, int]:
+    """GPUs of each node that are free, or will be once the pods that leave are gone."""
+    staying = bound_gpus(pod for pod in scene.pods if not pod.deleting)
+    return free_gpus(scene.nodes.values(), staying, coming=())
+
+
+def fitting(scene: Scene, jobs: Iterable[Job], free: Mapping[str, int]) -> dict[JobKey, int]:
     """GPUs in whole workers that are free for each job that waits, or soon will be as pods leave.
 
     One that starts just now may have its pods before its status says so: their GPUs are free for it.
+
+    Args:
+        scene: What there is.
+        jobs: Those that have GPUs or want some.
+        free: GPUs of each node that are free, or soon will be.
     """
-    line = [job for job in jobs if waits(job)]
-    free = _soon_free(scene, but={job.key for job in line})
+    line = {job.key: job for job in jobs if waits(job)}
+    theirs = bound_gpus(pod for pod in scene.pods if (pod.namespace, pod.job) in line and not pod.deleting)
+    free = {name: gpus + theirs.get(name, 0) for name, gpus in free.items()}
     known: dict[tuple[object, ...], int] = {}
     found = {}
-    for job in line:
+    for key, job in line.items():
         same = alike(job)
         if same not in known:
             known[same] = room_for(ask_for(job, least(job.spec.scaling)), scene.nodes, free)
-        found[job.key] = known[same]
+        found[key] = known[same]
     return found
-
-
-def _soon_free(scene: Scene, but: Collection[JobKey] = ()) -> dict[str, int]:
-    """GPUs of each node that are free, or will be once the pods that leave are gone; those of some jobs' pods
-    count as free.
-    """
-    staying = [pod for pod in scene.pods if not pod.deleting and (pod.namespace, pod.job) not in but]
-    return free_gpus(scene.nodes.values(), bound_gpus(staying), ())
 
 
 class Controller:
