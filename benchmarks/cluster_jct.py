@@ -43,7 +43,8 @@ NODES = (
     NodeSpec(name="cpu-0"),
 )
 GPUS = 16
-WORKER_GPUS = 2
+WORKER_GPUS = 4
+"""Half a node: starting a pod costs the machine seconds that it does not have for the simulated GPUs."""
 POLICY = "goodput"
 COOLDOWN = 8
 SHARE = 4
@@ -95,11 +96,13 @@ class Measured:
 
 def scaling(side: str, arrival: Arrival) -> dict[str, Any]:
     """How the size of a job is set on each side."""
-    common = {"gpusPerWorker": WORKER_GPUS, "cooldownSeconds": COOLDOWN}
+    common = {"cooldownSeconds": COOLDOWN}
     if side == "controller":
-        return common | {"minGPUs": SHARE, "maxGPUs": GPUS, "policy": POLICY}
+        decided = {"minGPUs": SHARE, "maxGPUs": GPUS, "gpusPerWorker": WORKER_GPUS, "policy": POLICY}
+        return common | decided
     size = SHARE if side == "equal shares" else arrival.request
-    return common | {"minGPUs": size, "maxGPUs": size, "policy": "static"}
+    each = min(WORKER_GPUS, size)
+    return common | {"minGPUs": size, "maxGPUs": size, "gpusPerWorker": each, "policy": "static"}
 
 
 def manifest(name: str, side: str, arrival: Arrival) -> dict[str, Any]:
