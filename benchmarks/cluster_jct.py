@@ -6,7 +6,7 @@ asked for. When they come, how long they train and what owners ask for is drawn 
 minute, most of them short and some long, 2, 4 or 8 GPUs. A job's completion time is from its creation to its
 end, waiting included. Utilization is that of all GPUs, from the first arrival to the last end.
 
-    make bench NAME=cluster_jct    # 70 minutes
+    make bench NAME=cluster_jct    # 50 minutes
 
 NB: simulated GPUs are shares of this machine's cores. The figures hold for a machine that does nothing else.
 """
